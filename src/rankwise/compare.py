@@ -114,8 +114,8 @@ class Scores:
         # A constant correlates with nothing; what one of a language model or of the harness would score is unknown.
         zero = _Scored(0.0, np.zeros(_replicates(len(first.items)), np.float32), test, len(first.items), first.units)
         answers: Floats = np.atleast_1d(metric.constants(first.columns["label"])) if metric.constants else np.empty(0)
-        said = [{metric.columns[1]: np.full(len(first.items), answer)} for answer in answers]
-        unvaried = self._scored([Predictions(first.items, first.columns | own) for own in said], test)
+        predicted = [{metric.columns[1]: np.full(len(first.items), answer)} for answer in answers]
+        unvaried = self._scored([Predictions(first.items, first.columns | own) for own in predicted], test)
         unvaried = unvaried or [zero] * (metric.low == -1)
         return max(unvaried, key=lambda one: metric.sign * one.point, default=None)
 
@@ -202,16 +202,16 @@ class Scores:
         """By how much the metric moves at most where one answer is another, of rows and to answers of the two rarest
         and two most frequent classes: 1/n of an accuracy, of F1 and Matthews' correlation more.
         """
-        labels_n, said_n = (np.asarray(columns[column], float) for column in self._metric.columns)
+        labels_n, answers_n = (np.asarray(columns[column], float) for column in self._metric.columns)
         classes, counts = np.unique(labels_n, return_counts=True)
         classes = classes[np.argsort(counts)]
         if len(classes) == 1:  # the other of two
             classes = np.array([classes[0], float(not classes[0])])
-        ends, point, most = np.unique([*classes[:2], *classes[-2:]]), self._metric.value(labels_n, said_n), 0.0
-        for label, said, other in product(ends, repeat=3):
-            rows = np.flatnonzero((labels_n == label) & (said_n == said))
-            if said != other and len(rows):
-                changed_n = said_n.copy()
+        ends, point, most = np.unique([*classes[:2], *classes[-2:]]), self._metric.value(labels_n, answers_n), 0.0
+        for label, answer, other in product(ends, repeat=3):
+            rows = np.flatnonzero((labels_n == label) & (answers_n == answer))
+            if answer != other and len(rows):
+                changed_n = answers_n.copy()
                 changed_n[rows[0]] = other
                 most = max(most, abs(self._metric.value(labels_n, changed_n) - point))
         return most

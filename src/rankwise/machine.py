@@ -84,12 +84,12 @@ def gpus() -> list[str]:
 
 def gpu_free_bytes(ids: Sequence[str]) -> int:
     """Memory that is free on each of these GPUs, the least of them; 0 where the driver does not say."""
-    asked = ["nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"]
+    command = ["nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"]
     try:
-        told = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return 0
-    rows = re.findall(r"^(\d+), (\S+), (\d+)$", told, re.M)
+    rows = re.findall(r"^(\d+), (\S+), (\d+)$", output, re.M)
     free = [
         next((int(mib) for index, uuid, mib in rows if identity == index or uuid.startswith(identity)), 0)
         for identity in ids

@@ -35,8 +35,8 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
     before: that one stays.
     """
     run_folder = folder(config)
-    made = [path for path in (run_folder, *run_folder.parents) if not path.exists()]
-    with _writable(run_folder, made), owned(run_folder) as mine:
+    new_folders = [path for path in (run_folder, *run_folder.parents) if not path.exists()]
+    with _writable(run_folder, new_folders), owned(run_folder) as mine:
         earlier = records.read(run_folder) if (run_folder / "result.json").exists() else None
         is_rerun = config.rerun or not records.has_weights(config, run_folder / aside.FOLDER)
         was_cut = earlier is None or (earlier.status != records.FINISHED and not is_rerun)  # else that goes on
@@ -60,12 +60,12 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
         except BaseException as error:
             put_back = aside.put_back(run_folder, record)  # what was there before it was run again
             if not put_back and isinstance(error, Refused | OSError) and not mirror.started and not earlier:
-                _unmake(run_folder, made)
+                _unmake(run_folder, new_folders)
             raise
 
 
 @contextlib.contextmanager
-def _writable(run_folder: Path, made: list[Path] | None = None) -> Iterator[None]:
+def _writable(run_folder: Path, new_folders: list[Path] | None = None) -> Iterator[None]:
     """In here what comes of a disk that is full, or that may not be written, is Refused.
 
     Without a record nothing of it stays, as far as ``made`` tells what was not there before.
@@ -77,8 +77,8 @@ def _writable(run_folder: Path, made: list[Path] | None = None) -> Iterator[None
     except Exception as error:
         outputs, another = str(run_folder.parents[1]), "give another outputs=FOLDER"  # alike in all runs of a study
         if machine.is_no_room(error):
-            if made is not None and not (run_folder / "result.json").exists():
-                _unmake(run_folder, made)
+            if new_folders is not None and not (run_folder / "result.json").exists():
+                _unmake(run_folder, new_folders)
             raise Refused(f"{outputs}: {error}; make room there, or {another}") from None
         if isinstance(error, OSError) and str(error.filename or "").startswith(outputs):
             raise Refused(f"{outputs}: {error.strerror}; {another}") from None
@@ -92,11 +92,11 @@ def _tidy(run_folder: Path) -> None:
     aside.drop(run_folder)
 
 
-def _unmake(run_folder: Path, made: list[Path]) -> None:
+def _unmake(run_folder: Path, new_folders: list[Path]) -> None:
     """Remove what a run has written that was refused before its first step, but for the log of a study's process."""
     for name in WRITTEN_FIRST:
         (run_folder / name).unlink(missing_ok=True)
-    for path in made:
+    for path in new_folders:
         with contextlib.suppress(OSError):  # it holds something of another run
             path.rmdir()
 

@@ -103,8 +103,8 @@ def alone(source: str) -> str:
 
 def _elsewhere(config: dict[str, Any]) -> dict[str, Any]:
     """The config with the files that it names by their names alone."""
-    made = {key: _elsewhere(value) if isinstance(value, dict) else value for key, value in config.items()}
-    return made | {key: alone(str(made[key])) for key in ("path", "init_from") if made.get(key)}
+    portable = {key: _elsewhere(value) if isinstance(value, dict) else value for key, value in config.items()}
+    return portable | {key: alone(str(portable[key])) for key in ("path", "init_from") if portable.get(key)}
 
 
 def _study(run: Run) -> str:
@@ -182,10 +182,10 @@ def _storage(run: Run, asset: assets.Asset) -> str:
         return ", dtype=torch.bfloat16" if kind == "bf16" else ""
     lm = base.skeleton(base.architecture(run.config.model, asset), run.config.task.kind, run.outputs, None)
     inside = dict(block_linears(lm))
-    kept = [name for name, layer in lm.named_modules() if isinstance(layer, nn.Linear) and name not in inside]
+    unquantized = [name for name, layer in lm.named_modules() if isinstance(layer, nn.Linear) and name not in inside]
     if kind == "int8_torchao":
-        return f", quantization_config=TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert={kept})"
+        return f", quantization_config=TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert={unquantized})"
     bits = "load_in_8bit=True"
     if kind != "int8":
         bits = f"load_in_4bit=True, bnb_4bit_quant_type={kind!r}, bnb_4bit_use_double_quant={double}"
-    return f", quantization_config=BitsAndBytesConfig({bits}, llm_int8_skip_modules={kept})"
+    return f", quantization_config=BitsAndBytesConfig({bits}, llm_int8_skip_modules={unquantized})"

@@ -43,8 +43,8 @@ def export(run: Run, out: Path, repository: str | None = None) -> dict[str, Any]
         size, names = files.weight_bytes(folder), sorted(file.name for file in folder.iterdir())
         kind = loading.kind(loading.adapter_config(folder))
     base = {"source": asset.source, "fingerprint": asset.fingerprint}
-    told = {"run": run.name, "out": str(out), "base": base, "peft_type": kind, "weight_bytes": size, "files": names}
-    return told | {"scores": card.intervals(run), "pushed": push(out, repository) if repository else None}
+    document = {"run": run.name, "out": str(out), "base": base, "peft_type": kind, "weight_bytes": size, "files": names}
+    return document | {"scores": card.intervals(run), "pushed": push(out, repository) if repository else None}
 
 
 def push(folder: Path, repository: str) -> str:

@@ -31,8 +31,8 @@ def swap(runs: list[Run]) -> dict[str, Any]:
         tested = score.Rows.of(run, shared.tokenizer)
         now = tested.logits(shared.model, loading.numerics(run))
         error, size = score.relative(now, own), files.weight_bytes(run.adapter)
-        told = {"run": run.name, "compared": tested.counted(own), "relative_error": error}
-        rows.append(told | {"same": error <= TOLERANCE, "adapter_bytes": size})
+        row = {"run": run.name, "compared": tested.counted(own), "relative_error": error}
+        rows.append(row | {"same": error <= TOLERANCE, "adapter_bytes": size})
     switches_s = []
     for turn in range(_SWITCHES + 1):
         for run in runs:

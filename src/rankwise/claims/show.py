@@ -38,8 +38,8 @@ def markdown(verdicts: Sequence[Verdict], document: dict[str, Any]) -> str:
     hardware = document["hardware"]
     machine = ", ".join([f"{hardware['cpu']}, {hardware['cores']} cores", *hardware["gpus"]])
     commit = f" at {document['commit'][:10]}" if document["commit"] else ""
-    made = f"Made {document['date'][:10]}{commit} on {machine}, {document['tier']} tier."
-    lines = ["# Claims", "", f"**{tally(verdicts)}.**", "", f"{_EXPLAINED} {_N}", "", made, ""]
+    origin = f"Made {document['date'][:10]}{commit} on {machine}, {document['tier']} tier."
+    lines = ["# Claims", "", f"**{tally(verdicts)}.**", "", f"{_EXPLAINED} {_N}", "", origin, ""]
     for section in _sections(verdicts):
         lines += [f"## {section.title}", "", *md_table(section.header, section.rows, words=True), ""]
     return "\n".join(lines)

@@ -234,7 +234,7 @@ def parser(
     name: str, description: str, epilog: str | None = None, *, jobs: bool = False, as_json: bool = False
 ) -> argparse.ArgumentParser:
     """An argument parser of ``rankwise NAME``, with ``--jobs`` where a command runs something, and ``--json``."""
-    made = argparse.ArgumentParser(
+    spec = argparse.ArgumentParser(
         f"rankwise {name}",
         description=description,
         epilog=epilog,
@@ -243,10 +243,10 @@ def parser(
     )
     if jobs:
         about = "runs at once (default: as many as cores, memory and GPUs allow)"
-        made.add_argument("--jobs", type=functools.partial(positive, "--jobs"), metavar="N", help=about)
+        spec.add_argument("--jobs", type=functools.partial(positive, "--jobs"), metavar="N", help=about)
     if as_json:
-        made.add_argument("--json", action="store_true", help="print one JSON document")
-    return made
+        spec.add_argument("--json", action="store_true", help="print one JSON document")
+    return spec
 
 
 def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:

@@ -54,8 +54,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser(what: str) -> argparse.ArgumentParser:
-    made = parser(f"adapter {what}", ABOUT[what].capitalize() + ".", as_json=True)
-    add = made.add_argument
+    spec = parser(f"adapter {what}", ABOUT[what].capitalize() + ".", as_json=True)
+    add = spec.add_argument
     if what in ("merge", "export", "shrink"):
         add("run", type=Path, metavar="RUN", help="the folder of a finished run")
     else:
@@ -82,11 +82,11 @@ def _parser(what: str) -> argparse.ArgumentParser:
         add("--rank", type=int, help="of svd (default: the largest of the runs)")
         add("--density", type=float, help="share of weights that ties and dare_* keep (default there: 0.5)")
     elif what == "shrink":
-        size = made.add_mutually_exclusive_group(required=True)
+        size = spec.add_mutually_exclusive_group(required=True)
         size.add_argument("--rank", type=int, help="the new rank; modules of a lower one keep theirs")
         energy = "share of the squared singular values that each module keeps: 0.9"
         size.add_argument("--energy", type=float, help=energy)
-    return made
+    return spec
 
 
 def _names(text: str) -> list[str]:

@@ -17,18 +17,18 @@ Full fine-tuning takes part where it was run with trainer.save_full=true. See do
 
 def main(arguments: list[str]) -> int:
     """Exit code 0."""
-    made = parser("analyze", DESCRIPTION, as_json=True)
-    made.add_argument("name", choices=WHAT, metavar="NAME", help="the analysis")
-    made.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, outputs/STUDY/RUN")
-    made.add_argument("--layer", type=int, metavar="N", help="only this block, counted from 0")
+    spec = parser("analyze", DESCRIPTION, as_json=True)
+    spec.add_argument("name", choices=WHAT, metavar="NAME", help="the analysis")
+    spec.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, outputs/STUDY/RUN")
+    spec.add_argument("--layer", type=int, metavar="N", help="only this block, counted from 0")
     layers = "only these layers: q, k, v, qkv, o, of a decoder decoder.q, of an MLP its name, such as up_proj"
-    made.add_argument("--module", metavar="NAME", help=layers)
+    spec.add_argument("--module", metavar="NAME", help=layers)
     sides = "singular vectors of the inputs (right) or outputs (left); default: right, of intruders: left"
-    made.add_argument("--side", choices=("right", "left"), help=sides)
-    made.add_argument("--of", choices=("delta", "A"), help="subspaces of ΔW = s·B·A (default) or of A alone")
+    spec.add_argument("--side", choices=("right", "left"), help=sides)
+    spec.add_argument("--of", choices=("delta", "A"), help="subspaces of ΔW = s·B·A (default) or of A alone")
     where = "where NAME-IDS.json and .svg go (default: outputs/STUDY/analysis, where rankwise report finds them)"
-    made.add_argument("--out", type=Path, metavar="FOLDER", help=where)
-    options = parse(made, arguments)
+    spec.add_argument("--out", type=Path, metavar="FOLDER", help=where)
+    options = parse(spec, arguments)
     from rich.text import Text
 
     from rankwise.analysis import analyze

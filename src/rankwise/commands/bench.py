@@ -28,14 +28,14 @@ examples and tuned for speed), and with a plain PyTorch loop; the same base, row
 
 def main(arguments: list[str]) -> int:
     """Measure, print the tables."""
-    made = parser("bench", DESCRIPTION, as_json=True)
-    made.add_argument("--quick", action="store_true", help="fewer steps and ranks, each measured once")
+    spec = parser("bench", DESCRIPTION, as_json=True)
+    spec.add_argument("--quick", action="store_true", help="fewer steps and ranks, each measured once")
     times = functools.partial(positive, "--repeats")
-    made.add_argument(
+    spec.add_argument(
         "--repeats", type=times, metavar="N", help="measurements of each, of which the median counts (3; quick 1)"
     )
-    made.add_argument("--output", type=Path, metavar="FILE", help="write everything as JSON")
-    options = parse(made, arguments)
+    spec.add_argument("--output", type=Path, metavar="FILE", help="write everything as JSON")
+    options = parse(spec, arguments)
     if options.output:
         writable(options.output, "--output ")
     from rankwise.bench.bench import bench

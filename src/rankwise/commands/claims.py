@@ -19,13 +19,13 @@ says where it was not.
 
 def main(arguments: list[str]) -> int:
     """Print verdicts; the exit code is 0 whatever they are."""
-    made = parser("claims", DESCRIPTION, as_json=True)
-    made.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="runs or studies (default: outputs)")
-    made.add_argument("--only", nargs="+", action="extend", default=[], metavar="ID", help="these claims alone")
-    made.add_argument("--tier", choices=TIERS, default="quick", help="whose bounds: those of the full tier are tighter")
-    made.add_argument("--measure", action="store_true", help="time the measured claims, on an otherwise idle machine")
-    made.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown, too")
-    options = parse(made, arguments)
+    spec = parser("claims", DESCRIPTION, as_json=True)
+    spec.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="runs or studies (default: outputs)")
+    spec.add_argument("--only", nargs="+", action="extend", default=[], metavar="ID", help="these claims alone")
+    spec.add_argument("--tier", choices=TIERS, default="quick", help="whose bounds: those of the full tier are tighter")
+    spec.add_argument("--measure", action="store_true", help="time the measured claims, on an otherwise idle machine")
+    spec.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown, too")
+    options = parse(spec, arguments)
     if options.markdown:
         writable(options.markdown, "--markdown ")
     from rankwise.claims import registry

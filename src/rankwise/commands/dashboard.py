@@ -37,14 +37,14 @@ Offline, or where the runs are not in W&B: write the HTML report and say how to 
 
 def main(arguments: list[str]) -> int:
     """Print where to look."""
-    made = parser("dashboard", DESCRIPTION, as_json=True)
+    spec = parser("dashboard", DESCRIPTION, as_json=True)
     about = "runs or studies (default: the study in outputs), or wandb:ENTITY/PROJECT[/GROUP]"
-    made.add_argument("paths", nargs="*", type=Path, metavar="PATH", help=about)
-    made.add_argument("--entity", help="W&B user or team (default: where the runs are)")
-    made.add_argument("--project", help="W&B project (default: where the runs are)")
-    made.add_argument("--push", action="store_true", help="first send what is not in W&B, from the runs' own files")
-    made.add_argument("--open", action="store_true", help="open it in the browser")
-    options = parse(made, arguments)
+    spec.add_argument("paths", nargs="*", type=Path, metavar="PATH", help=about)
+    spec.add_argument("--entity", help="W&B user or team (default: where the runs are)")
+    spec.add_argument("--project", help="W&B project (default: where the runs are)")
+    spec.add_argument("--push", action="store_true", help="first send what is not in W&B, from the runs' own files")
+    spec.add_argument("--open", action="store_true", help="open it in the browser")
+    options = parse(spec, arguments)
     from rankwise.report.report import build, find_all
 
     paths = options.paths or [only_study(Path("outputs"))]

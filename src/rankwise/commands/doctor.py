@@ -11,8 +11,8 @@ from rankwise.commands._shared import parse, parser, print_json
 
 def main(arguments: list[str]) -> int:
     """Print what was found; the exit code is 0 whatever it is."""
-    made = parser("doctor", "Show what this machine can do, and what is missing for the rest.", as_json=True)
-    options = parse(made, arguments)
+    spec = parser("doctor", "Show what this machine can do, and what is missing for the rest.", as_json=True)
+    options = parse(spec, arguments)
     from rankwise import doctor
 
     found: dict[str, Any] = {}

@@ -8,9 +8,9 @@ fetched by the first run that needs it."""
 
 def main(arguments: list[str]) -> int:
     """Fetch model and data, print where they are."""
-    made = parser("fetch", DESCRIPTION, as_json=True)
-    made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train: model=minilm task=movie_rating")
-    options = parse(made, arguments)
+    spec = parser("fetch", DESCRIPTION, as_json=True)
+    spec.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train: model=minilm task=movie_rating")
+    options = parse(spec, arguments)
     options.overrides = overrides(options.overrides)
     from rankwise.config import Config
     from rankwise.study.app import call_hydra

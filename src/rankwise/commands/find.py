@@ -33,22 +33,22 @@ The same command goes on where it stopped.
 
 def main(arguments: list[str]) -> int:
     """Print the sentence and the table. Exit code: 0 done, 1 some runs failed."""
-    made = parser("find", DESCRIPTION, f"groups:\n{groups()}", jobs=True, as_json=True)
-    made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train; method.rank lists candidates")
-    made.add_argument("--budget", metavar="30m|RUNS", help="stop when this is spent, earlier starts included")
-    made.add_argument("--margin", metavar="SIZE", help="what counts as the same: 0.02 or 2%% (default: the task's)")
-    made.add_argument("--seeds", type=int, default=8, metavar="3|5|8", help="of an arm, at most: fewer decide less")
-    made.add_argument("--rates", choices=("tune", "default"), default="tune", help="tune learning rates or not")
-    made.add_argument("--reference", default="full", metavar="full|r=N", help="what the ranks are compared with")
-    made.add_argument("--dry-run", action="store_true", help="show the stages and their cost; run nothing")
-    made.add_argument("--simulate", action="store_true", help="error rates of the decision, simulated")
-    made.add_argument(
+    spec = parser("find", DESCRIPTION, f"groups:\n{groups()}", jobs=True, as_json=True)
+    spec.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train; method.rank lists candidates")
+    spec.add_argument("--budget", metavar="30m|RUNS", help="stop when this is spent, earlier starts included")
+    spec.add_argument("--margin", metavar="SIZE", help="what counts as the same: 0.02 or 2%% (default: the task's)")
+    spec.add_argument("--seeds", type=int, default=8, metavar="3|5|8", help="of an arm, at most: fewer decide less")
+    spec.add_argument("--rates", choices=("tune", "default"), default="tune", help="tune learning rates or not")
+    spec.add_argument("--reference", default="full", metavar="full|r=N", help="what the ranks are compared with")
+    spec.add_argument("--dry-run", action="store_true", help="show the stages and their cost; run nothing")
+    spec.add_argument("--simulate", action="store_true", help="error rates of the decision, simulated")
+    spec.add_argument(
         "--replay", type=Path, nargs="+", metavar="STUDY", help="what would have been said of grids that were run whole"
     )
-    options = parse(made, arguments)
+    options = parse(spec, arguments)
     if options.simulate or options.replay:
         alone = ["--simulate"] if options.simulate else ["--replay", *map(str, options.replay)]
-        if options != parse(made, [*alone, *["--json"] * options.json]):
+        if options != parse(spec, [*alone, *["--json"] * options.json]):
             margins = "--simulate has a margin of 2 points, --replay that of each grid's runs"
             raise Refused(f"{alone[0]}: takes nothing else but --json; {margins}")
         return _simulate(options.json) if options.simulate else _replay(options.replay, options.json)

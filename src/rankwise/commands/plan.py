@@ -39,21 +39,21 @@ memory by component, operations, time, disk. One training step runs with tensors
 
 def main(arguments: list[str]) -> int:
     """Print the plan; the exit code is 0 whether or not it fits."""
-    made = parser("plan", DESCRIPTION, f"groups:\n{groups()}", as_json=True)
-    made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train")
-    made.add_argument("-m", "--multirun", action="store_true", help="every combination of the given values")
-    made.add_argument("--gpu", metavar="NAME", help="plan for this GPU, such as t4, rtx4090, a100-80gb, h100-80gb")
+    spec = parser("plan", DESCRIPTION, f"groups:\n{groups()}", as_json=True)
+    spec.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train")
+    spec.add_argument("-m", "--multirun", action="store_true", help="every combination of the given values")
+    spec.add_argument("--gpu", metavar="NAME", help="plan for this GPU, such as t4, rtx4090, a100-80gb, h100-80gb")
     many = functools.partial(positive, "--gpus")
-    made.add_argument("--gpus", type=many, metavar="N", help="how many of them a study has: how long it takes there")
-    made.add_argument("--fit", metavar="SIZE", help="does it fit, and which batch would: 24GB, 22.5GiB")
-    made.add_argument("--mfu", type=_share, help="share of the peak FLOP/s that training reaches, 0 to 1")
-    made.add_argument("--params", action="store_true", help="count parameters only")
-    made.add_argument("--power", type=Path, metavar="STUDY", help="seeds and test rows for a margin, by its spreads")
-    made.add_argument("--margin", metavar="SIZE", help="of --power: 0.02 or 2%% (default: the study's)")
-    options = parse(made, arguments)
+    spec.add_argument("--gpus", type=many, metavar="N", help="how many of them a study has: how long it takes there")
+    spec.add_argument("--fit", metavar="SIZE", help="does it fit, and which batch would: 24GB, 22.5GiB")
+    spec.add_argument("--mfu", type=_share, help="share of the peak FLOP/s that training reaches, 0 to 1")
+    spec.add_argument("--params", action="store_true", help="count parameters only")
+    spec.add_argument("--power", type=Path, metavar="STUDY", help="seeds and test rows for a margin, by its spreads")
+    spec.add_argument("--margin", metavar="SIZE", help="of --power: 0.02 or 2%% (default: the study's)")
+    options = parse(spec, arguments)
     if options.power or options.margin is not None:
         alone = [f"--power={options.power}", *[f"--margin={options.margin}"] * (options.margin is not None)]
-        if not options.power or options != parse(made, [*alone, *["--json"] * options.json]):
+        if not options.power or options != parse(spec, [*alone, *["--json"] * options.json]):
             raise Refused("--power STUDY: takes nothing else but --margin and --json, and --margin needs it")
         return _power(options)
     if options.params and (options.fit or options.mfu or options.gpus):

@@ -25,23 +25,23 @@ _FORMS = {
 
 def main(arguments: list[str]) -> int:
     """Print the table, write the files."""
-    made = parser("report", "Compare finished runs: the table here, the whole report as files beside them.")
+    spec = parser("report", "Compare finished runs: the table here, the whole report as files beside them.")
     about = "runs, studies or packets (default: the study in outputs); wandb:ENTITY/PROJECT[/GROUP] reads W&B back"
-    made.add_argument("paths", nargs="*", type=Path, metavar="PATH", help=about)
-    shape = made.add_mutually_exclusive_group()
+    spec.add_argument("paths", nargs="*", type=Path, metavar="PATH", help=about)
+    shape = spec.add_mutually_exclusive_group()
     for name, what in _FORMS.items():
         shape.add_argument(f"--{name}", action="store_true", help=f"instead of the table, print {what}")
-    made.add_argument("--columns", metavar="A,B", help="these columns of Markdown, CSV and LaTeX, by key or header")
+    spec.add_argument("--columns", metavar="A,B", help="these columns of Markdown, CSV and LaTeX, by key or header")
     about = "compare by this test score instead of the task's: f1, or TASK:METRIC of adapter eval"
-    made.add_argument("--score", metavar="NAME", help=about)
-    made.add_argument("--by", choices=["task"], help="the tasks of several studies side by side, as GLUE's")
+    spec.add_argument("--score", metavar="NAME", help=about)
+    spec.add_argument("--by", choices=["task"], help="the tasks of several studies side by side, as GLUE's")
     out = "folder for report.html, .csv, .md and .json (default: the first PATH on disk; with --score none)"
-    made.add_argument("--out", type=Path, metavar="FOLDER", help=out)
-    made.add_argument(
+    spec.add_argument("--out", type=Path, metavar="FOLDER", help=out)
+    spec.add_argument(
         "--figures", type=Path, metavar="FOLDER", help="also write the figures as PDF and SVG for a paper"
     )
-    made.add_argument("--pack", type=Path, metavar="FILE.zip", help="write the study as one file that report can read")
-    options = parse(made, arguments)
+    spec.add_argument("--pack", type=Path, metavar="FILE.zip", help="write the study as one file that report can read")
+    options = parse(spec, arguments)
     from rankwise.report import pack
     from rankwise.report.report import build
     from rankwise.tracking.remote import is_address
@@ -66,8 +66,8 @@ def main(arguments: list[str]) -> int:
         files = report.write(options.out) if options.out else {}  # what is asked for by name is refused before a word
         figures = _save_figures(report, options.figures) if options.figures else ""
         _print(report, form, text)
-        told = sys.stderr if form else sys.stdout  # a document stands alone
-        print(figures, end="", file=told)
+        stream = sys.stderr if form else sys.stdout  # a document stands alone
+        print(figures, end="", file=stream)
         usual = None if form or options.score or any(map(pack.is_packet, paths)) else beside(paths)
         if usual and not files:
             if len(paths) > 1 and (usual / "report.html").exists():
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
                 print(f"rankwise: {usual}: {all_of}; --out FOLDER leaves it", file=sys.stderr)
             files = report.write(usual)
         if files:
-            _list_files(files, paths, told)
+            _list_files(files, paths, stream)
     return 0
 
 
@@ -131,8 +131,8 @@ def only_study(outputs: Path) -> Path:
     return studies[0] if studies else outputs
 
 
-def _list_files(files: dict[str, Path], paths: list[Path], told: TextIO) -> None:
+def _list_files(files: dict[str, Path], paths: list[Path], stream: TextIO) -> None:
     for kind, file in files.items():
-        print(f"{kind:<9} {file}", file=told)
+        print(f"{kind:<9} {file}", file=stream)
     for study in sorted({mirror for path in paths for mirror in path.glob("**/leet") if mirror.is_dir()}):
-        print(f"W&B runs  wandb leet {shlex.quote(str(study))}", file=told)
+        print(f"W&B runs  wandb leet {shlex.quote(str(study))}", file=stream)

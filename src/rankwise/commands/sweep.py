@@ -27,15 +27,15 @@ The same file serves a server: wandb sweep FILE, then wandb agent.
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done, 1 some runs failed."""
-    made = parser("sweep", DESCRIPTION, jobs=True, as_json=True)
-    made.add_argument("file", nargs="?", metavar="FILE", help="a W&B sweep file")
-    made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train, for every run")
+    spec = parser("sweep", DESCRIPTION, jobs=True, as_json=True)
+    spec.add_argument("file", nargs="?", metavar="FILE", help="a W&B sweep file")
+    spec.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train, for every run")
     at_least_1 = functools.partial(positive, "--count")
-    made.add_argument("--count", type=at_least_1, metavar="N", help="most runs (default: the file's run_cap, or all)")
-    made.add_argument("--seed", type=int, default=0, help="of a random search's draws (default: 0)")
-    made.add_argument("--convert", action="store_true", help="print a study (experiment=rank_sweep) as a sweep file")
-    made.add_argument("--rerun", action="store_true", help="run again what has finished")
-    options = parse(made, arguments)
+    spec.add_argument("--count", type=at_least_1, metavar="N", help="most runs (default: the file's run_cap, or all)")
+    spec.add_argument("--seed", type=int, default=0, help="of a random search's draws (default: 0)")
+    spec.add_argument("--convert", action="store_true", help="print a study (experiment=rank_sweep) as a sweep file")
+    spec.add_argument("--rerun", action="store_true", help="run again what has finished")
+    options = parse(spec, arguments)
     words = [word for word in [options.file, *options.overrides] if word]
     if options.convert and not words:
         raise Refused("sweep --convert: give a study, such as experiment=rank_sweep, or axes such as method.rank=1,8")

@@ -71,8 +71,8 @@ def point_words(word: str) -> list[str]:
 
 def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespace]:
     """Hydra's flags wherever they stood, overrides, and the options that are ours."""
-    made = parser("train", DESCRIPTION, EPILOG.format(groups=groups()), jobs=True)
-    add = made.add_argument
+    spec = parser("train", DESCRIPTION, EPILOG.format(groups=groups()), jobs=True)
+    add = spec.add_argument
     add("overrides", nargs="*", metavar="KEY=VALUE", help="any config key")
     add("-m", "--multirun", action="store_true", help="a study: duplicates collapse, finished runs are skipped")
     add("--rerun", action="store_true", help="run again what has finished")
@@ -83,7 +83,7 @@ def split(arguments: list[str]) -> tuple[list[str], list[str], argparse.Namespac
     add("-cn", "--config-name", type=_config_name, help=argparse.SUPPRESS)
     add("-c", "--cfg", choices=("job", "hydra", "all"), help="print the composed config and stop")
     add("-cd", "--config-dir", metavar="FOLDER", help="another folder of options, beside ./conf")
-    options = parse(made, [word for argument in arguments for word in point_words(argument)])
+    options = parse(spec, [word for argument in arguments for word in point_words(argument)])
     words = overrides(options.overrides)
     study = "dry_run" if options.dry_run else "multirun"
     asked = [name for name in (study, "cfg") if getattr(options, name)]

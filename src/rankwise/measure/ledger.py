@@ -195,13 +195,13 @@ class Ledger(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def _resizes_told(told: Callable[[torch.UntypedStorage], None]) -> Iterator[None]:
+def _resizes_told(on_resize: Callable[[torch.UntypedStorage], None]) -> Iterator[None]:
     """Within, ``told`` hears of every storage whose size is changed without an operation, as FSDP lends weights."""
     resize = torch.UntypedStorage.resize_
 
     def resized(storage: torch.UntypedStorage, size: int) -> Any:
         result = resize(storage, size)
-        told(storage)
+        on_resize(storage)
         return result
 
     torch.UntypedStorage.resize_ = resized  # type: ignore[method-assign,assignment]

@@ -70,9 +70,9 @@ def predict(
     file = folder(config).parent / _KEPT / f"{key}.json"
     counts = file.with_name("counts.json")
     with contextlib.suppress(OSError, Refused, KeyError, TypeError):  # none there, or none that can be read
-        kept = read_json(file, "a prediction")
-        if problem(kept["memory"], Memory) is None:
-            return kept["memory"], kept["operations"] and Operations.of(kept["operations"])
+        stored = read_json(file, "a prediction")
+        if problem(stored["memory"], Memory) is None:
+            return stored["memory"], stored["operations"] and Operations.of(stored["operations"])
     with contextlib.suppress(OSError, Refused, AttributeError, TypeError, ValueError):
         _known.update({key: int(count) for key, count in read_json(counts, "counts").items()})
     memory: dict[str, Any] = {}
@@ -104,8 +104,8 @@ def costing(config: Config) -> dict[str, Any]:
 
 def _key(*what: Any) -> str:
     versions = [code_fingerprint(), torch.__version__, transformers.__version__, peft.__version__]
-    told = json.dumps([*what, *versions], sort_keys=True, default=str)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    content = json.dumps([*what, *versions], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def operations(run: Counted, step: Sequence[Shape], per_step: int) -> Operations:

@@ -41,15 +41,15 @@ def read(records: list[Record]) -> list[Answer]:
     for file in (file for folder in folders for file in folder.glob("answer-*.json")):
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
-            said = (str(document["sentence"]), by_rank(document), document, _rule(document))
-            given = Answer(file.parent, *said, float(document.get("margin") or 0))
+            content = (str(document["sentence"]), by_rank(document), document, _rule(document))
+            answer = Answer(file.parent, *content, float(document.get("margin") or 0))
         except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
             continue  # a question without an answer yet, or a stranger's file
-        files[file] = given
+        files[file] = answer
     answers: dict[tuple[Path, str], Answer] = {}
     # Of answers of one moment that with more seeds stands: it has no number of seeds in its name, or the higher one.
     # The date is in the file, which no copy changes; an older file may not say it.
-    dates = {file: str(given.document.get("date", "")) for file, given in files.items()}
+    dates = {file: str(answer.document.get("date", "")) for file, answer in files.items()}
     for file in sorted(files, key=lambda file: (folders[file.parent], dates[file], file.name), reverse=True):
         latest = answers.setdefault((file.parent, file.stem.split("-")[1]), files[file])
         if latest is not files[file]:

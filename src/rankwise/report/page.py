@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def html(report: Report) -> str:
     """The page."""
     columns, above = shown(report, "main", "wide"), costs.break_even(report.arms)
-    header, said = [column.header for column in columns], [*numbered(report.arms), tables.interval_note(report)]
+    header, notes = [column.header for column in columns], [*numbered(report.arms), tables.interval_note(report)]
     kinds = [_kind(report, arm) for arm in report.arms]
     compared = f"Against {report.against}, in numbers" if report.reference else "Churn"
     memory = costs.memory_notes(report.arms, report.reference)
@@ -38,7 +38,7 @@ def html(report: Report) -> str:
         subject=_subject(report),
         headline=report.headline,
         tiles=_tiles(report),
-        arms=Section("arms", "Every arm", header, cells(report, columns), said, kinds=kinds),
+        arms=Section("arms", "Every arm", header, cells(report, columns), notes, kinds=kinds),
         sections=[*tables.sections(report, page=True), *filter(None, [tuning.section(report)])],
         plots=draw(report),
         cost_tables=list(filter(None, took)),

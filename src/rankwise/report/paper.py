@@ -26,10 +26,15 @@ def paragraph(report: Report) -> list[str]:
     """The methods, a sentence or two each: models and data, arms, budget, tuning, seeds, tests, hardware, compute."""
     labels = ", ".join(arm.label for arm in report.arms if arm.comparable and arm.runs)
     compared = f"Compared: {labels}." if labels else ""
-    said = [_models(report), _data(report), *of_data(report.records), compared, *_in_common(report)]
-    said += [*budget(report.arms, report.reference or report.arms[0]), *tuning.rates(report.arms)]
-    said += [*written_with(report.arms), *evaluation(report.arms, report.metric), *_tests(report), _machine(report)]
-    return [sentence for sentence in [*said, report.total] if sentence]
+    sentences = [_models(report), _data(report), *of_data(report.records), compared, *_in_common(report)]
+    sentences += [*budget(report.arms, report.reference or report.arms[0]), *tuning.rates(report.arms)]
+    sentences += [
+        *written_with(report.arms),
+        *evaluation(report.arms, report.metric),
+        *_tests(report),
+        _machine(report),
+    ]
+    return [sentence for sentence in [*sentences, report.total] if sentence]
 
 
 def _in_common(report: Report) -> list[str]:
@@ -61,8 +66,12 @@ def markdown(report: Report, wanted: Sequence[str] = ()) -> str:
 
 def _tests(report: Report) -> list[str]:
     compared = any(c.bootstrap for c in report.comparisons.values())
-    said = [*(margin(report) if compared else []), *(a.decided_by for a in report.answers)]
-    return [*filter(None, said), *tests(report), *[BORDERLINE] * any(family.borderline for family in report.families)]
+    sentences = [*(margin(report) if compared else []), *(a.decided_by for a in report.answers)]
+    return [
+        *filter(None, sentences),
+        *tests(report),
+        *[BORDERLINE] * any(family.borderline for family in report.families),
+    ]
 
 
 def _models(report: Report) -> str:

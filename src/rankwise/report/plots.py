@@ -52,13 +52,13 @@ def draw(report: Report) -> list[Plot]:
     """All figures that the records have data for; of many arms those that score best, and the reference."""
     metric = report.metric
     scored = sorted(_scored(report), key=lambda arm: -metric.sign * arm.scores[metric.name].point)
-    said = f" Of {len(scored)} arms the best {_MOST} are shown." if len(scored) > _MOST else ""
-    if said:
+    note = f" Of {len(scored)} arms the best {_MOST} are shown." if len(scored) > _MOST else ""
+    if note:
         shown = {id(arm) for arm in [*scored[:_MOST], report.reference]}
         report = replace(report, arms=[arm for arm in report.arms if id(arm) in shown])
     scores = (score_by_rank, differences, score_by_parameters, trade_off)
     makers: tuple[Callable[[Report], Plot | None], ...] = (*scores, memory, learning_curves, rates)
-    return [replace(drawn, caption=drawn.caption + said) for maker in makers if (drawn := maker(report)) is not None]
+    return [replace(drawn, caption=drawn.caption + note) for maker in makers if (drawn := maker(report)) is not None]
 
 
 @svg.styled
@@ -91,8 +91,8 @@ def score_by_rank(report: Report) -> Plot | None:
     caption = f"Points are {_points(arms, metric)}; arrows: it goes on."
     if report.reference in arms:
         caption += f" The band is {report.against}'s interval, the dotted line {report.against} {less} the margin"
-        told = any(c.estimate is not None for c in report.comparisons.values())
-        caption += f": whether a rank stays {side} it, the next figure tells." if told else "."
+        judged = any(c.estimate is not None for c in report.comparisons.values())
+        caption += f": whether a rank stays {side} it, the next figure tells." if judged else "."
     return plot(figure, "rank", "Score against rank", caption + _direction(metric))
 
 

@@ -59,9 +59,9 @@ class Report:
         """What is enough: by the latest answer of ``find``; without one the smallest of each family, by all runs."""
         if not self.answers:
             return [family.answer.arm for family in self.families if family.answer]
-        told = self.answers[0].document
-        sizes = {row["trainable"] for row in told["ranks"] if row["rank"] == told.get("rank")} - {None}
-        alike = [arm for arm in self.arms if arm.comparable and arm.rank and arm.rank == told.get("rank")]
+        document = self.answers[0].document
+        sizes = {row["trainable"] for row in document["ranks"] if row["rank"] == document.get("rank")} - {None}
+        alike = [arm for arm in self.arms if arm.comparable and arm.rank and arm.rank == document.get("rank")]
         return [arm for arm in alike if not sizes or arm.first("params.trainable") in sizes]
 
     @property

@@ -184,8 +184,8 @@ def notes(report: Report) -> list[str]:
 
 def of_data(records: list[Record], what: str = "the data") -> list[str]:
     """What a reader of the scores must know of the rows."""
-    said = dict.fromkeys(note for record in records for note in at(record, "provenance.data.notes") or [])
-    return [f"Of {what}: {note}." for note in said]
+    notes = dict.fromkeys(note for record in records for note in at(record, "provenance.data.notes") or [])
+    return [f"Of {what}: {note}." for note in notes]
 
 
 def tests(report: Report) -> list[str]:
@@ -198,8 +198,10 @@ def tests(report: Report) -> list[str]:
     if boots := [c.bootstrap for c in comparisons.values() if c.bootstrap]:
         lines.append(_of_differences(report.against, boots, {c.verdict for c in comparisons.values()}))
     if judged := [family for family in families if not family.reason]:
-        said = _of_ranks(judged, len(families))
-        lines.append(f"In the table of all runs: {said[0].lower()}{said[1:]}" if report.answers else said)
+        sentences = _of_ranks(judged, len(families))
+        lines.append(
+            f"In the table of all runs: {sentences[0].lower()}{sentences[1:]}" if report.answers else sentences
+        )
     if len(boots) > 1:
         lines.append("p-values of “no difference” are corrected for the number of arms (Holm 1979).")
     return lines
@@ -240,11 +242,13 @@ def _of_ranks(judged: list[Sufficiency], families: int) -> str:
         how += f"{size} to 5 % without further correction"
     if families > 1:
         how += f"; of {families} families each is tested at 5 % / {families}"
-    said = f"{what} {size}: one-sided 5 % non-inferiority{how}."
+    sentence = f"{what} {size}: one-sided 5 % non-inferiority{how}."
     barred = ", ".join(step.arm.called for step in tested if not step.arm.may_pass)
     short = ", ".join(step.arm.called for step in tested if step.arm.may_pass and not step.arm.may_fail)
-    said += f" Not allowed to pass (see its flag): {barred}." * bool(barred)
-    return said + f" May pass and cannot fail, since more steps or learning rates would help: {short}." * bool(short)
+    sentence += f" Not allowed to pass (see its flag): {barred}." * bool(barred)
+    return sentence + f" May pass and cannot fail, since more steps or learning rates would help: {short}." * bool(
+        short
+    )
 
 
 def _counts(records: list[Record], arms: list[Arm]) -> str:
@@ -351,13 +355,13 @@ def margin(report: Report) -> list[str]:
     """What the margin is, and whether it was set for what is compared."""
     set_to, own = margins(report.arms), _own(report)
     if report.answers and set_to != [report.margin]:
-        said = [f"Margin of sameness, as rankwise find was asked: {own.margin_of(report.margin)}."]
+        sentences = [f"Margin of sameness, as rankwise find was asked: {own.margin_of(report.margin)}."]
     elif len(set_to) > 1:
         widths = ", ".join(own.width(m) for m in set_to)
-        said = [f"The runs disagree on the margin ({widths} of {own.name}); the smallest is used."]
+        sentences = [f"The runs disagree on the margin ({widths} of {own.name}); the smallest is used."]
     else:
-        said = [f"Margin of sameness, set in the config before the runs: {own.margin_of(m)}." for m in set_to]
-    return [*other_score(report), *said]
+        sentences = [f"Margin of sameness, set in the config before the runs: {own.margin_of(m)}." for m in set_to]
+    return [*other_score(report), *sentences]
 
 
 def other_score(report: Report) -> list[str]:

@@ -102,12 +102,12 @@ def legend(figure: Figure) -> None:
     """What all panels name, each name once, below them in as many columns as there is room for."""
     named = {name: handle for ax in figure.axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
     for columns in range(min(len(named), 6), 0, -1):
-        made = figure.legend(named.values(), named, loc="outside lower center", ncols=columns)
-        size = made.get_window_extent()
+        drawn = figure.legend(named.values(), named, loc="outside lower center", ncols=columns)
+        size = drawn.get_window_extent()
         if size.width < figure.bbox.width or columns == 1:
             figure.set_figheight(figure.get_figheight() + size.height / figure.dpi)
             return
-        made.remove()
+        drawn.remove()
 
 
 def render(figure: Figure, name: str, alt: str) -> str:

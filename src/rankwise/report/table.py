@@ -96,16 +96,16 @@ def sections(report: Report, page: bool = False) -> list[Section]:
 
 def coverage(scores: Mapping[str, Iterable[tuple[Arm, str]]]) -> str:
     """What intervals are over, those of arms in a metric, by what these are called where it is not the same for all."""
-    said: dict[str, list[str]] = defaultdict(list)
+    names_of: dict[str, list[str]] = defaultdict(list)
     for name, of in scores.items():
         if known := [(arm, metric) for arm, metric in of if metric in arm.scores]:
             cells = [run.scores.get(metric) or {} for arm, metric in known for run in arm.runs]
             groups = max(cell.get("clusters") or 0 for cell in cells)
             what = f"test items in {plural(groups, 'group')}" if groups else "test items"
-            said[covered((arm.scores[metric] for arm, metric in known), what)].append(name)
-    if len(said) < 2:
-        return f"{next(iter(said), 'no interval')}."
-    return " ".join(f"{', '.join(names)}: {words}." for words, names in said.items())
+            names_of[covered((arm.scores[metric] for arm, metric in known), what)].append(name)
+    if len(names_of) < 2:
+        return f"{next(iter(names_of), 'no interval')}."
+    return " ".join(f"{', '.join(names)}: {words}." for words, names in names_of.items())
 
 
 def _covered(arms: list[Arm], kind: str, items: str = "test items") -> str:
@@ -231,9 +231,9 @@ def markdown(report: Report, wanted: Sequence[str] = ()) -> str:
     for block in sections(report):
         lines += [f"**{block.title}**", "", *md_table(block.header, block.rows), ""]
         lines += [*(f"{note}  " for note in block.notes), ""]
-    said = [*report.notes, *costs.memory_notes(report.arms, report.reference), *costs.compute_notes(report.arms)]
-    said += filter(None, [costs.break_even(report.arms)])
-    return "\n".join([*lines, *[f"* {note}" for note in said], ""])
+    notes = [*report.notes, *costs.memory_notes(report.arms, report.reference), *costs.compute_notes(report.arms)]
+    notes += filter(None, [costs.break_even(report.arms)])
+    return "\n".join([*lines, *[f"* {note}" for note in notes], ""])
 
 
 def md_table(

@@ -280,11 +280,11 @@ def run_rows(launcher: LocalLauncher, rows: Sequence[Sequence[str]]) -> list[Job
     """
     compose, typed = Composer(), launcher.config.hydra
     rows = debug.fitted([list(row) for row in rows], typed.overrides.task, typed.runtime.choices)
-    made = [_composed(compose, row) for row in rows]
-    configs = [config for config in made if isinstance(config, Config)]
+    composed = [_composed(compose, row) for row in rows]
+    configs = [config for config in composed if isinstance(config, Config)]
     check_files(configs)
     run_on(launcher, configs, counted=False)  # it asks for a few at a time
-    return [_returned(one, row, launcher.returns or ["objective"]) for one, row in zip(made, rows, strict=True)]
+    return [_returned(one, row, launcher.returns or ["objective"]) for one, row in zip(composed, rows, strict=True)]
 
 
 def _composed(compose: Composer, row: Row) -> Config | Refused:
@@ -298,13 +298,13 @@ def _composed(compose: Composer, row: Row) -> Config | Refused:
     return config
 
 
-def _returned(made: Config | Refused, row: Sequence[str], wanted: Sequence[str]) -> JobReturn:
+def _returned(composed: Config | Refused, row: Sequence[str], wanted: Sequence[str]) -> JobReturn:
     job = JobReturn(overrides=list(row), status=JobStatus.COMPLETED)
     try:
-        if isinstance(made, Refused):
-            raise made
-        job.working_dir = str(folder(made))
-        values = _values(folder(made), wanted)
+        if isinstance(composed, Refused):
+            raise composed
+        job.working_dir = str(folder(composed))
+        values = _values(folder(composed), wanted)
         job.return_value = values[0] if len(values) == 1 else values
     except Refused as refused:
         job.status, job.return_value = JobStatus.FAILED, refused

@@ -101,8 +101,8 @@ def refuse(config: Config, error: str, before: int) -> End:
     path = folder(config)
     with lease.owned(path) as mine:
         earlier = records.read(path) if (path / "result.json").exists() else None
-        told = earlier is not None and earlier.status == FAILED and earlier.run["attempts"] > before
-        if mine and not told:
+        recorded = earlier is not None and earlier.status == FAILED and earlier.run["attempts"] > before
+        if mine and not recorded:
             record = records.begin(config, earlier)
             record.run |= {"status": FAILED, "ended": records.now()}
             record.error = {"type": "Refused", "message": error}

@@ -28,17 +28,17 @@ def summary(finished: Sequence[Config]) -> str:
 def _changed(config: Config, fingerprint: Callable[[Model | Task], str | None]) -> list[str]:
     """What is other in the finished run's record, of code, model and data, and what it lacks; left out: the unknown."""
     record = records.read(folder(config))
-    made = record.provenance
+    provenance = record.provenance
     timed = [[cell["rows"], cell["length"]] for cell in record.compute.get("latency") or []]
     wanted = [] if methods.of(config.method).is_baseline else config.tracking.latency
     lacks = ["without tracking.latency"] if any(list(shape) not in timed for shape in wanted) else []
     source = config.method.init_from
     then = {
-        "code": made.get("code"),
-        "model": (made.get("model") or {}).get("fingerprint"),
-        "data": (made.get("data") or {}).get("asset"),
+        "code": provenance.get("code"),
+        "model": (provenance.get("model") or {}).get("fingerprint"),
+        "data": (provenance.get("data") or {}).get("asset"),
         "method.init_from": (record.lora.get("init_from") or {}).get("sha256"),
-        "forgetting": made.get("forgetting"),
+        "forgetting": provenance.get("forgetting"),
     }
     now = {
         "code": code_fingerprint(),

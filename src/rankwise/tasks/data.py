@@ -103,8 +103,8 @@ def check_files(configs: Iterable[Config], hub: bool = True) -> None:
 
     So that a file that cannot be read stops a study before its first run, not every run of it.
     """
-    asked, held = {str(what): (what, config) for config in configs for what in _tasks(config)}, dict[str, _Rows]()
-    for (task, seed), config in asked.values():
+    wanted, held = {str(what): (what, config) for config in configs for what in _tasks(config)}, dict[str, _Rows]()
+    for (task, seed), config in wanted.values():
         here = cached(task) if task.path or task.package else task.synthetic
         if here or (hub and task.path):
             with contextlib.nullcontext() if task is config.task else of_forgetting():
@@ -119,21 +119,21 @@ def check_files(configs: Iterable[Config], hub: bool = True) -> None:
 
 def fetch_all(configs: Iterable[Config]) -> list[tuple[Model | Task, Asset]]:
     """What the runs read, each source fetched once, where it is not here."""
-    asked = dict[str, tuple[Model | Task, Config]]()
+    wanted = dict[str, tuple[Model | Task, Config]]()
     for config in configs:
         sources: list[Model | Task] = [config.model, *(task for task, _ in _tasks(config))]
-        asked |= {repr(source): (source, config) for source in sources}
-    made = []
-    for source, config in asked.values():
+        wanted |= {repr(source): (source, config) for source in sources}
+    fetched = []
+    for source, config in wanted.values():
         with contextlib.nullcontext() if source in (config.model, config.task) else of_forgetting():
-            made.append((source, fetch(source)))
-    return made
+            fetched.append((source, fetch(source)))
+    return fetched
 
 
 def already_read(config: Config) -> dict[_Key, Data]:
     """What this process has read for a run, to be taken as read by the run's own."""
-    asked = [(str(task), seed) for task, seed in _tasks(config)]
-    return {key: data for key, data in _read.items() if (key[0], key[2]) in asked}
+    wanted = [(str(task), seed) for task, seed in _tasks(config)]
+    return {key: data for key, data in _read.items() if (key[0], key[2]) in wanted}
 
 
 def take_as_read(read: dict[_Key, Data]) -> None:
@@ -153,11 +153,11 @@ def _key(task: Task, asset: Asset, seed: int) -> _Key:
 
 def forgetting_task(config: Config) -> Task:
     """The texts of ``forgetting`` as a task of the run's kind, with all but a fifth of them as its test rows."""
-    asked, task = config.forgetting, config.task
-    keys = {key: getattr(asked, key) for key in _FORGETTING} | {"deduplicate": True, "skip_empty": True}
-    keys |= {"validation_share": 0.1, "test_share": 0.8, "n_test": asked.n, "max_length": task.max_length}
+    forgetting, task = config.forgetting, config.task
+    keys = {key: getattr(forgetting, key) for key in _FORGETTING} | {"deduplicate": True, "skip_empty": True}
+    keys |= {"validation_share": 0.1, "test_share": 0.8, "n_test": forgetting.n, "max_length": task.max_length}
     keys |= {"kind": task.kind, "threshold": None, "min_abs_label": 0.0} if task.writes else {"kind": "classification"}
-    return Task(asked.name, **keys)
+    return Task(forgetting.name, **keys)
 
 
 @contextlib.contextmanager
@@ -168,8 +168,8 @@ def of_forgetting() -> Iterator[None]:
     except Refused as refused:
         own = re.compile(rf"\btask(?=\.({'|'.join(('n', *_FORGETTING))})\b)")
         what, *remedies = own.sub("forgetting", str(refused).replace("task.n_test", "task.n")).split("; ")
-        told = "; ".join([what, *(remedy for remedy in remedies if not _OF_TASK.search(remedy))])
-        raise Refused(f"forgetting: {told}" if _OF_TASK.search(what) else told) from None
+        message = "; ".join([what, *(remedy for remedy in remedies if not _OF_TASK.search(remedy))])
+        raise Refused(f"forgetting: {message}" if _OF_TASK.search(what) else message) from None
 
 
 class _Rows:

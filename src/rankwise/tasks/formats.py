@@ -103,12 +103,14 @@ def squad(path: Path, task: Task, encoding: str) -> Iterator[Row]:
     def listed(whole: Any) -> Iterator[tuple[str, str, Any]]:
         for document in whole["data"]:
             for paragraph in document["paragraphs"]:
-                yield from ((document.get("title", ""), paragraph["context"], asked) for asked in paragraph["qas"])
+                yield from (
+                    (document.get("title", ""), paragraph["context"], question) for question in paragraph["qas"]
+                )
 
     def row(entry: tuple[str, str, Any]) -> dict[str, Any] | None:
-        title, context, asked = entry
-        texts = list(dict.fromkeys(answer["text"] for answer in asked["answers"]))
-        cells = {"title": title, "context": context, "question": asked["question"], "answers": {"text": texts}}
+        title, context, question = entry
+        texts = list(dict.fromkeys(answer["text"] for answer in question["answers"]))
+        cells = {"title": title, "context": context, "question": question["question"], "answers": {"text": texts}}
         return cells if texts else None
 
     return _entries(path, encoding, listed, row, "a SQuAD file: data with paragraphs of context and qas")

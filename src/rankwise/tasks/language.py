@@ -62,9 +62,9 @@ def _conversation(messages: Messages, tokenizer: Any, last: bool) -> list[Segmen
     for number, message in enumerate(messages):
         if message["role"] != "assistant" or (last and number < len(messages) - 1):
             continue
-        asked = _rendered(tokenizer, messages[:number], add_generation_prompt=True)
+        prompt = _rendered(tokenizer, messages[:number], add_generation_prompt=True)
         answered = _rendered(tokenizer, messages[: number + 1], add_generation_prompt=False)
-        if not (asked.startswith(rendered) and answered.startswith(asked)):
+        if not (prompt.startswith(rendered) and answered.startswith(prompt)):
             why = "rewrites earlier turns, so replies cannot be told apart; task.replies=last learns the last one alone"
             why = "does not write a reply behind what asks for it; give another model" if last else why
             raise Refused(f"task.messages: this model's chat template {why}")
@@ -74,7 +74,7 @@ def _conversation(messages: Messages, tokenizer: Any, last: bool) -> list[Segmen
             if answered == _rendered(tokenizer, [*messages[:number], silent], add_generation_prompt=False):
                 why = "does not write calls of tools, which are part of a reply; give another model, or other rows"
                 raise Refused(f"task.messages: this model's chat template {why}")
-        parts += [(asked[len(rendered) :], False), (answered[len(asked) :], learned)]
+        parts += [(prompt[len(rendered) :], False), (answered[len(prompt) :], learned)]
         rendered = answered
     return parts
 

@@ -290,10 +290,10 @@ def synthetic(rows: int, kind: str) -> list[dict[str, Any]]:
     picks = rng.integers(0, len(words), (rows * 2, 6))
     total = mood[picks].sum(1)
     picks, total = picks[total != 0][:rows], total[total != 0][:rows]
-    said = [(" ".join(words[pick]), float(sum_)) for pick, sum_ in zip(picks, total, strict=True)]
+    texts = [(" ".join(words[pick]), float(sum_)) for pick, sum_ in zip(picks, total, strict=True)]
     if kind == "causal_lm":
-        return [{"prompt": f"{text} ->", "completion": "good" if mood > 0 else "bad"} for text, mood in said]
-    return [{"text": text, "label": mood if kind == "regression" else float(mood > 0)} for text, mood in said]
+        return [{"prompt": f"{text} ->", "completion": "good" if mood > 0 else "bad"} for text, mood in texts]
+    return [{"text": text, "label": mood if kind == "regression" else float(mood > 0)} for text, mood in texts]
 
 
 def objects(rows: int, keys: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -70,14 +70,14 @@ def read(folder: Path, name: str, needed: tuple[str, ...] = ("label", "score"), 
         columns = {column: _values(table[column]) for column in table.column_names}
         items = columns.pop("item")
         distinct = len(np.unique(items))
-        asked = [np.asarray(columns[column], dtype=float) for column in needed]
+        arrays = [np.asarray(columns[column], dtype=float) for column in needed]
     except FileNotFoundError:
         raise Unreadable(f"{name} has no {file}") from None
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise Unreadable(f"{file} of {name} cannot be read ({type(error).__name__})") from None
     if len(items) == 0 or distinct != len(items):
         raise Unreadable(f"{file} of {name} names no item, or one twice")
-    if not all(np.isfinite(values).all() for values in asked):
+    if not all(np.isfinite(values).all() for values in arrays):
         raise Unreadable(f"predictions of {name} are not all finite")
     order = np.argsort(items)
     return Predictions(items[order], {column: values[order] for column, values in columns.items()})

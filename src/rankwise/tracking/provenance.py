@@ -58,8 +58,8 @@ def _git(folder: Path) -> dict[str, str] | None:
         commit = _run_git(folder, "rev-parse", "HEAD").decode().strip()
         keys = _run_git(folder, "config", "--name-only", "--list").decode().splitlines()
         filters = [key for key in keys if re.fullmatch(r"filter\..*\.(clean|smudge|process|required)", key)]
-        asked = ("diff", "HEAD", "--no-ext-diff", "--no-textconv", "--ignore-submodules=dirty")
-        difference = _run_git(folder, *asked, off=filters)
+        options = ("diff", "HEAD", "--no-ext-diff", "--no-textconv", "--ignore-submodules=dirty")
+        difference = _run_git(folder, *options, off=filters)
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit} | ({"diff": hashlib.sha256(difference).hexdigest()[:16]} if difference else {})

@@ -93,15 +93,15 @@ def read(address: Address) -> list[Record]:
     groups = sorted({run.group for run in ours if run.group})
     if address.group and len(groups) > 1:
         raise Refused(f"{address}: several studies have this name; give one of {', '.join(groups)}")
-    made = []
+    runs = []
     for run in ours:
         try:
-            made.append(_record(run, address))
+            runs.append(_record(run, address))
         except Refused as why:
             print(f"rankwise: left out: {why}", file=sys.stderr)
-    if not made:
+    if not runs:
         raise Refused(f"{address}: none of the {len(ours)} runs there can be read")
-    return made
+    return runs
 
 
 def _runs(address: Address) -> list[Any]:
