@@ -245,19 +245,30 @@ def test_runs_that_too_few_seeds_show_to_be_above_chance_get_more_of_them(findin
     assert [look.sound for look in looked.looks[4]] == [True, None, *[True] * (seeds > 3)]
 
 
-def test_a_reference_that_is_under_trained_is_told_at_the_first_look(findings, tmp_path, capsys):
+@pytest.mark.parametrize("collapsed", [False, True])
+def test_a_reference_that_is_under_trained_or_collapsed_is_none(findings, tmp_path, capsys, collapsed):
     found, told = findings({4: []}), []
 
     def runs(configs: list[Config], stage: str) -> list[Record]:
         told.append(capsys.readouterr().err)
-        losses = {"full": (0.7, 0.6, 0.5, 0.45, 0.4), "lora": FLAT}
-        return [write_run(tmp_path, c.method.name, 4, seed=c.seed, losses=losses[c.method.name]) for c in configs]
+        losses = {"full": FLAT if collapsed else (0.7, 0.6, 0.5, 0.45, 0.4), "lora": FLAT}
+        made = [write_run(tmp_path, c.method.name, 4, seed=c.seed, losses=losses[c.method.name]) for c in configs]
+        for c, run in zip(configs, made, strict=True):
+            well = not (collapsed and c.method.name == "full" and c.seed == 1)
+            run.metrics |= {"validation": {"matthews": {"value": 0.5, "se": 0.03}}, "best_step": 20}
+            run.metrics["curve"][-1] |= {"val/matthews": 0.5 * well, "val/matthews_se": 0.03 * well}
+        return made
 
     looked = confirm(replace(found.question, ranks=(4,)), Guess(4), found.rates, runs)
-    fault = "under-trained: validation loss still falls, by 0.05 in the last fifth of the steps"
-    assert looked.stopped.startswith(f"full fine-tuning's runs are no reference ({fault}); train it longer, or")
-    said = f"rankwise: full fine-tuning is {fault}, so far: if further seeds say the same, there will be no answer; "
-    assert [line[: len(said)] for line in told] == ["", said], "before the runs of the second look"
+    short = "under-trained: validation loss still falls, by 0.05 in the last fifth of the steps"
+    fell = (
+        "1/3 collapsed: the last validation is no better than one answer to every text, the best was at step 20 of 100"
+    )
+    why = f"({fell}; a lower method.lr may help)" if collapsed else f"({short}); train it longer, or with --rates tune"
+    assert looked.stopped == f"full fine-tuning's runs are no reference {why}"
+    said = f"rankwise: full fine-tuning is {short}, so far: if further seeds say the same, there will be no answer; "
+    at_first_look = [line[: len(said)] for line in told]
+    assert at_first_look == ["", "" if collapsed else said], "before the runs of the second look"
 
 
 @pytest.mark.parametrize("diverged", [False, True])

@@ -50,3 +50,14 @@ def test_a_collapse_is_flagged_with_its_step_and_named_under_the_headline(tmp_pa
     assert one.flags == [f"1/3 collapsed: the last validation is no better than one answer to every text, {best}"]
     assert four.flags == full.flags == [] and one.may_pass and one.may_fail
     assert "Training collapsed in runs of rank 1 (see the flag): a lower method.lr may help." in str(report.headline)
+
+
+def test_a_reference_that_collapsed_would_make_every_rank_look_better_and_is_none(tmp_path):
+    for seed in range(3):
+        write(tmp_path, "full", None, seed, FELL if seed == 1 else STEADY)
+        write(tmp_path, "lora", 4, seed, STEADY)
+    report = build([tmp_path])
+    assert report.headline.title.startswith(
+        "No conclusion: full fine-tuning's runs are no reference (1/3 collapsed: the last validation is "
+    )
+    assert not report.arms[-1].may_pass and report.arms[0].may_pass

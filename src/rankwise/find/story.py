@@ -17,7 +17,7 @@ from rankwise.find.rates import Rates, tune
 from rankwise.find.rule import Decision, Evidence, Rule, decide
 from rankwise.identity import folder
 from rankwise.report.arms import UNDER_TRAINED
-from rankwise.report.flags import TOO_FEW, unfit
+from rankwise.report.flags import TOO_FEW, collapse, unfit
 from rankwise.tracking import lease
 from rankwise.tracking import record as records
 from rankwise.tracking.fields import at
@@ -188,10 +188,13 @@ def confirm(question: Question, guess: Guess, rates: Rates, runs: Runs) -> Findi
             # Two seeds tell little of chance; from the first look that can prove something on, it must be above it.
             if rule.shares[rule.looks.index(seeds)]:
                 against, wrong[rank] = (faults(arms[arm], question.metric) for arm in (None, rank))
+                fell = collapse(arms[None])  # its low score would make every rank look better
+                against += [fell] if fell else []
                 few = all(fault.endswith(TOO_FEW) for fault in against)
                 if against and (seeds == rule.looks[-1] or not few):
                     remedy = "; train it longer" + ", or with --rates tune" * (not question.tuned)
-                    stopped = f"{question.reference_name}'s runs are no reference ({against[0]}){remedy * (not few)}"
+                    remedy *= not few and against[0] != fell
+                    stopped = f"{question.reference_name}'s runs are no reference ({against[0]}){remedy}"
                     decision = Decision({})  # what it was compared with before is void, too
                 else:
                     wrong[rank][:0] = [f"{question.reference_name} is {fault}" for fault in against]

@@ -39,10 +39,12 @@ def find_unfit(arms: list[Arm], reference: Arm | None, scores: Scores, metric: M
     """Fill what may be concluded from an arm, and ``arm.unfit``: why not all, the gravest reason.
 
     What can have made it look worse than it is forbids to call it worse: too few steps, and fewer learning rates than
-    the reference had. More of them can have made it look better, which forbids to call it enough.
+    the reference had. More of them can have made it look better, which forbids to call it enough. A collapse can have
+    made it look worse as well, but at its rate it is what it is: only a reference is none with it.
     """
     for arm in arms:
         reasons, unequal = list(unfit(arm, metric, scores)), _trials(arm, reference)
+        reasons += filter(None, [collapse(arm.runs)] * (arm is reference))
         short = [reason for reason in reasons if reason.startswith(UNDER_TRAINED)]
         grave = [reason for reason in reasons if reason not in short]
         more = unequal if reference and arm.tried > reference.tried else []
