@@ -267,8 +267,7 @@ def test_a_reference_that_is_under_trained_or_collapsed_is_none(findings, tmp_pa
     why = f"({fell}; a lower method.lr may help)" if collapsed else f"({short}); train it longer, or with --rates tune"
     assert looked.stopped == f"full fine-tuning's runs are no reference {why}"
     said = f"rankwise: full fine-tuning is {short}, so far: if further seeds say the same, there will be no answer; "
-    at_first_look = [line[: len(said)] for line in told]
-    assert at_first_look == ["", "" if collapsed else said], "before the runs of the second look"
+    assert [line[: len(said)] for line in told] == ["", "" if collapsed else said], "before the second look"
 
 
 @pytest.mark.parametrize("diverged", [False, True])

@@ -1,4 +1,4 @@
-"""Axes beyond a plain product, studies that tune first, and three ways to the same runs."""
+"""Axes beyond a plain product, studies that tune first, and what a study says of its runs before it starts."""
 
 import json
 from dataclasses import replace
@@ -20,24 +20,14 @@ from rankwise.identity import folder, run_id
 from rankwise.run import run
 from rankwise.study import launcher, outdated
 from rankwise.study.axes import excluded, paired
-from rankwise.study.compose import composed, from_snapshot, hydra_tree
-from rankwise.study.multirun import _run_here, compose_study
+from rankwise.study.compose import composed, from_snapshot
+from rankwise.study.multirun import _run_here
 from rankwise.study.outcome import Outcome
-from rankwise.study.sweep_file import SweepFile, convert, read, words
 from rankwise.study.tuning import Tuning
 from rankwise.study.worker import SKIPPED
 from rankwise.tracking import record as records
 
 ROOT = Path(__file__).parents[2]
-
-
-def runs_of(file: SweepFile) -> list[Config]:
-    """The runs of a sweep file."""
-    with hydra_tree():
-        rows = [
-            [*file.overrides, *(word for item in point.items() for word in words(*item))] for point in file.points()
-        ]
-        return [config for config, _ in compose_study(rows)]
 
 
 def test_paired_axes_are_walked_together_and_groups_of_them_are_crossed():
@@ -192,64 +182,6 @@ def test_a_tuning_that_says_too_little_or_too_much_is_refused(given):
         Tuning.of(given)
     with pytest.raises(Refused, match=r"tune: seed: nothing to choose among; axes are keys such as method\.lr"):
         Tuning.of({"axes": {"seed": [1, 2]}, "seeds": [100]})
-
-
-@pytest.mark.parametrize("name", ["rank_lr", "rank_quant"])
-def test_a_sweep_file_and_its_experiment_are_the_same_runs_each_once(name):
-    file = read(ROOT / "sweeps" / f"{name}.yaml")
-    by_file = {folder(config) for config in runs_of(file)}
-    by_hydra = {folder(config) for config in study_of(f"experiment={name}")}
-    assert by_file == by_hydra and len(file.points()) == len(by_file)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "experiment=rank_sweep method.rank=1,8 seed=0",
-        "experiment=rank_sweep debug=fast method.rank=2,8 seed=0,1",
-    ],
-)
-def test_an_experiment_becomes_a_sweep_file_of_the_same_runs(line, tmp_path):
-    text = convert(line.split())
-    path = tmp_path / "rank_sweep.yaml"
-    path.write_text(text)
-    file = read(path)
-    ids = {run_id(config) for config in runs_of(file)}
-    assert len(file.points()) == len(ids)
-    runs = study_of("-m", *line.split())
-    assert ids == {run_id(run) for run in runs}
-
-
-def test_an_axis_of_one_value_is_one_of_the_file_too_and_numbers_stay_numbers():
-    points = yaml.safe_load(convert(["experiment=rank_sweep"]))["parameters"]["point"]["values"]
-    assert "method=lora method.rank=64 seed=0" in points and "method=full seed=0" in points
-    parameters = yaml.safe_load(convert(["method.lr=1e-5,2e-3", "method.rank=range(1,4)"]))["parameters"]
-    assert parameters == {"method.lr": {"values": [1e-5, 2e-3]}, "method.rank": {"values": [1, 2, 3]}}
-    sweep = yaml.safe_load(convert(["hydra.sweeper.params={seed: '0,1'}", "study=x"]))
-    assert sweep["command"] == ["${env}", "rankwise", "train", "study=x", "${args_no_hyphens}"]
-    assert sweep["parameters"] == {"seed": {"values": [0, 1]}}
-    nulls = yaml.safe_load(convert(["debug=fast", "task.n_train=50,null"]))["parameters"]
-    assert nulls == {"point": {"values": ["task.n_train=50", "task.n_train=null"]}}
-
-
-def test_a_sweep_file_says_where_its_runs_go_and_leaves_texts_texts():
-    where = ["tracking.project=mine", "tracking.entity=me"]
-    axes = ["task.text=no,on,2024-01-01", "trainer.deterministic=true,False"]
-    sweep = yaml.safe_load(convert(["debug=fast", *where, *axes]))
-    assert (sweep["project"], sweep["entity"]) == ("mine", "me")
-    texts, truths = ["no", "on", "2024-01-01"], [True, False]
-    assert sweep["parameters"] == {"task.text": {"values": texts}, "trainer.deterministic": {"values": truths}}
-    quoted = yaml.safe_load(convert(["debug=fast", "task.text='a,b',c"]))["parameters"]
-    assert quoted == {"point": {"values": ["'task.text='\"'\"'a,b'\"'\"''", "task.text=c"]}}
-
-
-def test_what_a_grid_cannot_say_is_refused():
-    with pytest.raises(Refused, match="no axis"):
-        convert(["method.rank=4"])
-    with pytest.raises(Refused, match=r"hydra\.sweeper\.tune"):
-        convert(["experiment=tuned_ranks"])
-    with pytest.raises(Refused, match=r"interval\(.*a W&B grid cannot say this; give values with commas"):
-        convert(["method.lr=interval(1e-4,1e-2)"])
 
 
 def test_a_dry_run_lists_ids_states_and_costs_and_runs_nothing(tiny, tmp_path, monkeypatch, capsys):

@@ -8,15 +8,19 @@ from typing import Any
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from tiny_configs import study_of
 
 from rankwise.cli import main
 from rankwise.commands.train import split
+from rankwise.config import Config
 from rankwise.errors import Refused
+from rankwise.identity import folder, run_id
 from rankwise.study.compose import hydra_tree, override
 from rankwise.study.multirun import compose_study
-from rankwise.study.sweep_file import SweepFile, read
+from rankwise.study.sweep_file import SweepFile, convert, read, words
 
-SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
+ROOT = Path(__file__).parents[2]
+SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
 COMMAND = ["${env}", "rankwise", "train", "study=s", "stage=search", "${args_no_hyphens}"]
 METRIC = {"name": "objective", "goal": "maximize"}
 
@@ -203,3 +207,70 @@ def test_a_value_of_a_file_reaches_the_config_as_it_is(value):
 def test_values_win_over_bounds_in_a_grid_as_in_a_search(tmp_path):
     file = written(tmp_path / "s.yaml", parameters={"seed": {"values": [3, 5], "min": None}})
     assert file.points() == [{"seed": 3}, {"seed": 5}]
+
+
+def runs_of(file: SweepFile) -> list[Config]:
+    """The runs of a sweep file."""
+    with hydra_tree():
+        rows = [
+            [*file.overrides, *(word for item in point.items() for word in words(*item))] for point in file.points()
+        ]
+        return [config for config, _ in compose_study(rows)]
+
+
+@pytest.mark.parametrize("name", ["rank_lr", "rank_quant"])
+def test_a_sweep_file_and_its_experiment_are_the_same_runs_each_once(name):
+    file = read(ROOT / "sweeps" / f"{name}.yaml")
+    by_file = {folder(config) for config in runs_of(file)}
+    by_hydra = {folder(config) for config in study_of(f"experiment={name}")}
+    assert by_file == by_hydra and len(file.points()) == len(by_file)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "experiment=rank_sweep method.rank=1,8 seed=0",
+        "experiment=rank_sweep debug=fast method.rank=2,8 seed=0,1",
+    ],
+)
+def test_an_experiment_becomes_a_sweep_file_of_the_same_runs(line, tmp_path):
+    text = convert(line.split())
+    path = tmp_path / "rank_sweep.yaml"
+    path.write_text(text)
+    file = read(path)
+    ids = {run_id(config) for config in runs_of(file)}
+    assert len(file.points()) == len(ids)
+    runs = study_of("-m", *line.split())
+    assert ids == {run_id(run) for run in runs}
+
+
+def test_an_axis_of_one_value_is_one_of_the_file_too_and_numbers_stay_numbers():
+    points = yaml.safe_load(convert(["experiment=rank_sweep"]))["parameters"]["point"]["values"]
+    assert "method=lora method.rank=64 seed=0" in points and "method=full seed=0" in points
+    parameters = yaml.safe_load(convert(["method.lr=1e-5,2e-3", "method.rank=range(1,4)"]))["parameters"]
+    assert parameters == {"method.lr": {"values": [1e-5, 2e-3]}, "method.rank": {"values": [1, 2, 3]}}
+    sweep = yaml.safe_load(convert(["hydra.sweeper.params={seed: '0,1'}", "study=x"]))
+    assert sweep["command"] == ["${env}", "rankwise", "train", "study=x", "${args_no_hyphens}"]
+    assert sweep["parameters"] == {"seed": {"values": [0, 1]}}
+    nulls = yaml.safe_load(convert(["debug=fast", "task.n_train=50,null"]))["parameters"]
+    assert nulls == {"point": {"values": ["task.n_train=50", "task.n_train=null"]}}
+
+
+def test_a_sweep_file_says_where_its_runs_go_and_leaves_texts_texts():
+    where = ["tracking.project=mine", "tracking.entity=me"]
+    axes = ["task.text=no,on,2024-01-01", "trainer.deterministic=true,False"]
+    sweep = yaml.safe_load(convert(["debug=fast", *where, *axes]))
+    assert (sweep["project"], sweep["entity"]) == ("mine", "me")
+    texts, truths = ["no", "on", "2024-01-01"], [True, False]
+    assert sweep["parameters"] == {"task.text": {"values": texts}, "trainer.deterministic": {"values": truths}}
+    quoted = yaml.safe_load(convert(["debug=fast", "task.text='a,b',c"]))["parameters"]
+    assert quoted == {"point": {"values": ["'task.text='\"'\"'a,b'\"'\"''", "task.text=c"]}}
+
+
+def test_what_a_grid_cannot_say_is_refused():
+    with pytest.raises(Refused, match="no axis"):
+        convert(["method.rank=4"])
+    with pytest.raises(Refused, match=r"hydra\.sweeper\.tune"):
+        convert(["experiment=tuned_ranks"])
+    with pytest.raises(Refused, match=r"interval\(.*a W&B grid cannot say this; give values with commas"):
+        convert(["method.lr=interval(1e-4,1e-2)"])
