@@ -43,12 +43,6 @@ def kept(record: Record) -> dict[str, np.ndarray]:
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def test_plain_texts_ask_nothing_also_where_a_tokenizer_begins_each(tmp_path):
-    texts = {"task__prompt": None, "task__completion": None, "task__text": "prompt"}
-    with pytest.raises(Refused, match=r"^task.generation: a prompt is empty; only prompts, not plain texts, can be an"):
-        run(language("llama", tmp_path, **texts, task__generation__metrics=["exact_match"]))
-
-
 @pytest.mark.parametrize(
     ("shape", "keys"),
     [

@@ -99,7 +99,7 @@ def questions(config: Config, tokenizer: Any, test: Split) -> tuple[list[Prompt]
                 f"and this model has positions for {tokenizer.model_max_length}",
             )
     if not all(prompt.text and row for prompt, row in zip(asked, ids, strict=True)):
-        raise Refused("task.generation: a prompt is empty; only prompts, not plain texts, can be answered")
+        raise Refused("task.generation: a prompt is empty; a text is written behind a prompt")
     return asked, ids
 
 
