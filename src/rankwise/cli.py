@@ -66,10 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as done:  # argparse, after --help
         return int(done.code or 0)
     except KeyboardInterrupt:
-        print(
-            "rankwise: interrupted; the same command goes on, a run that was cut from its last checkpoint",
-            file=sys.stderr,
-        )
+        print("rankwise: interrupted; the same command goes on, a cut run from its last checkpoint", file=sys.stderr)
         return 130
 
 

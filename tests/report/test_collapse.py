@@ -36,7 +36,7 @@ STEADY, FELL = (0.3, 0.4, 0.5, 0.6, 0.6), (0.3, 0.5, 0.1, 0.0, 0.0)
     ],
 )
 def test_a_run_that_ends_at_chance_after_it_was_clearly_better_has_collapsed(tmp_path, correlations, se, fell):
-    assert bool(collapse([write(tmp_path, "lora", 4, 0, correlations, se)])) == fell
+    assert len(collapse([write(tmp_path, "lora", 4, 0, correlations, se)])) == fell
 
 
 def test_a_collapse_is_flagged_with_its_step_and_named_under_the_headline(tmp_path):

@@ -266,8 +266,8 @@ def _notes(findings: Findings) -> list[str]:
         edge, of = ", at the edge of what was tried" * tuned.at_edge, out_of(tuned.tried, tuned.beyond)
         notes.append(f"Learning rate of {name}: {tuned.lr:g}, the best of {of} on validation{edge}.")
     notes += [f"Rank {rank}: {wrong}." for rank, faults in findings.faults.items() for wrong in faults]
-    fell = {rank: collapse(runs) for rank, runs in findings.arms.items()}
-    notes += [f"{f'Rank {r}' if r else 'The reference'}: {what}." for r, what in fell.items() if what]
+    for r, runs in findings.arms.items():
+        notes += [f"{f'Rank {r}' if r else 'The reference'}: {what}." for what in collapse(runs)]
     if findings.stopped == "budget" and seeds == LOOKS[0] and (short := foreseen(question, findings.arms[None])):
         notes.append(f"Note: {short}.")
     failed = [record for record in findings.runs.records.values() if record.status != FINISHED]

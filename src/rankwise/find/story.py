@@ -189,11 +189,11 @@ def confirm(question: Question, guess: Guess, rates: Rates, runs: Runs) -> Findi
             if rule.shares[rule.looks.index(seeds)]:
                 against, wrong[rank] = (faults(arms[arm], question.metric) for arm in (None, rank))
                 fell = collapse(arms[None])  # its low score would make every rank look better
-                against += [fell] if fell else []
+                against += fell
                 few = all(fault.endswith(TOO_FEW) for fault in against)
                 if against and (seeds == rule.looks[-1] or not few):
                     remedy = "; train it longer" + ", or with --rates tune" * (not question.tuned)
-                    remedy *= not few and against[0] != fell
+                    remedy *= not few and against[0] not in fell
                     stopped = f"{question.reference_name}'s runs are no reference ({against[0]}){remedy}"
                     decision = Decision({})  # what it was compared with before is void, too
                 else:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ def find_unfit(arms: list[Arm], reference: Arm | None, scores: Scores, metric: M
     """
     for arm in arms:
         reasons, unequal = list(unfit(arm, metric, scores)), _trials(arm, reference)
-        reasons += filter(None, [collapse(arm.runs)] * (arm is reference))
+        reasons += collapse(arm.runs) if arm is reference else []
         short = [reason for reason in reasons if reason.startswith(UNDER_TRAINED)]
         grave = [reason for reason in reasons if reason not in short]
         more = unequal if reference and arm.tried > reference.tried else []
@@ -82,8 +82,7 @@ def of_training(arm: Arm, metric: Metric) -> list[str]:
     """How the training of an arm's runs went wrong: what its score cannot be taken at face value for."""
     lost = sum((run.scores.get(metric.name) or {}).get("value") is None for run in arm.runs)
     missing = [f"{lost}/{len(arm.runs)} without a finite score, not in the mean"] if lost else []
-    fell = list(filter(None, [collapse(arm.runs)]))
-    return [*unfit(arm, metric, None), *fell, *missing, *_lr_edge(arm), *_cut_short(arm)]
+    return [*unfit(arm, metric, None), *collapse(arm.runs), *missing, *_lr_edge(arm), *_cut_short(arm)]
 
 
 def unfit(arm: Arm, metric: Metric, scores: Scores | None) -> Iterator[str]:
@@ -107,8 +106,8 @@ def is_constant(run: Record, part: str = "test") -> bool:
     return at(run, f"metrics.{part}.matthews.value") == 0 == at(run, f"metrics.{part}.matthews.se")
 
 
-def collapse(runs: list[Record]) -> str:
-    """How many runs fell back to one answer after the step that is scored; empty where none did.
+def collapse(runs: Sequence[Record]) -> list[str]:
+    """How many runs fell back to one answer after the step that is scored, as one reason; none where none did.
 
     The correlation with the labels tells, which is 0 for any one answer, whatever their frequencies: at the last
     validation it is not above 0 at one-sided 5 %, and at the chosen one it was higher by 0.2 and beyond chance. A loss
@@ -116,9 +115,10 @@ def collapse(runs: list[Record]) -> str:
     """
     steps = [f"step {at(run, 'metrics.best_step')} of {run.compute.get('steps')}" for run in runs if _fell(run)]
     if not steps:
-        return ""
+        return []
     then = f"the best was at {' and '.join(dict.fromkeys(steps))}; a lower method.lr may help"
-    return f"{len(steps)}/{len(runs)} collapsed: the last validation is no better than one answer to every text, {then}"
+    share = f"{len(steps)}/{len(runs)}"
+    return [f"{share} collapsed: the last validation is no better than one answer to every text, {then}"]
 
 
 def _fell(run: Record) -> bool:

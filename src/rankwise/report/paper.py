@@ -26,15 +26,10 @@ def paragraph(report: Report) -> list[str]:
     """The methods, a sentence or two each: models and data, arms, budget, tuning, seeds, tests, hardware, compute."""
     labels = ", ".join(arm.label for arm in report.arms if arm.comparable and arm.runs)
     compared = f"Compared: {labels}." if labels else ""
-    sentences = [_models(report), _data(report), *of_data(report.records), compared, *_in_common(report)]
-    sentences += [*budget(report.arms, report.reference or report.arms[0]), *tuning.rates(report.arms)]
-    sentences += [
-        *written_with(report.arms),
-        *evaluation(report.arms, report.metric),
-        *_tests(report),
-        _machine(report),
-    ]
-    return [sentence for sentence in [*sentences, report.total] if sentence]
+    lines = [_models(report), _data(report), *of_data(report.records), compared, *_in_common(report)]
+    lines += [*budget(report.arms, report.reference or report.arms[0]), *tuning.rates(report.arms)]
+    lines += [*written_with(report.arms), *evaluation(report.arms, report.metric), *_tests(report), _machine(report)]
+    return [sentence for sentence in [*lines, report.total] if sentence]
 
 
 def _in_common(report: Report) -> list[str]:
@@ -66,12 +61,8 @@ def markdown(report: Report, wanted: Sequence[str] = ()) -> str:
 
 def _tests(report: Report) -> list[str]:
     compared = any(c.bootstrap for c in report.comparisons.values())
-    sentences = [*(margin(report) if compared else []), *(a.decided_by for a in report.answers)]
-    return [
-        *filter(None, sentences),
-        *tests(report),
-        *[BORDERLINE] * any(family.borderline for family in report.families),
-    ]
+    lines = [*(margin(report) if compared else []), *(a.decided_by for a in report.answers)]
+    return [*filter(None, lines), *tests(report), *[BORDERLINE] * any(family.borderline for family in report.families)]
 
 
 def _models(report: Report) -> str:

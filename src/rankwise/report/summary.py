@@ -135,8 +135,7 @@ def _details(family: Sufficiency, reference: Arm, metric: Metric) -> list[str]:
         of, deficit = f" of {least[0].arm.called}" if len(family.steps) > 1 else "", least[1]
         shown = "none, with so few seeds and rows" if deficit is None else metric.width(deficit)
         details.append(f"Minimum detectable deficit{of} at 80 % power: {shown}.")
-    arms = [*(step.arm for step in reversed(family.steps)), reference]
-    if fell := [arm.called for arm in arms if collapse(arm.runs)]:
+    if fell := [step.arm.called for step in reversed(family.steps) if collapse(step.arm.runs)]:
         details.append(f"Training collapsed in runs of {', '.join(fell)} (see the flag): a lower method.lr may help.")
     return details
 
@@ -198,10 +197,8 @@ def tests(report: Report) -> list[str]:
     if boots := [c.bootstrap for c in comparisons.values() if c.bootstrap]:
         lines.append(_of_differences(report.against, boots, {c.verdict for c in comparisons.values()}))
     if judged := [family for family in families if not family.reason]:
-        sentences = _of_ranks(judged, len(families))
-        lines.append(
-            f"In the table of all runs: {sentences[0].lower()}{sentences[1:]}" if report.answers else sentences
-        )
+        text = _of_ranks(judged, len(families))
+        lines.append(f"In the table of all runs: {text[0].lower()}{text[1:]}" if report.answers else text)
     if len(boots) > 1:
         lines.append("p-values of “no difference” are corrected for the number of arms (Holm 1979).")
     return lines
@@ -242,13 +239,11 @@ def _of_ranks(judged: list[Sufficiency], families: int) -> str:
         how += f"{size} to 5 % without further correction"
     if families > 1:
         how += f"; of {families} families each is tested at 5 % / {families}"
-    sentence = f"{what} {size}: one-sided 5 % non-inferiority{how}."
+    text = f"{what} {size}: one-sided 5 % non-inferiority{how}."
     barred = ", ".join(step.arm.called for step in tested if not step.arm.may_pass)
     short = ", ".join(step.arm.called for step in tested if step.arm.may_pass and not step.arm.may_fail)
-    sentence += f" Not allowed to pass (see its flag): {barred}." * bool(barred)
-    return sentence + f" May pass and cannot fail, since more steps or learning rates would help: {short}." * bool(
-        short
-    )
+    text += f" Not allowed to pass (see its flag): {barred}." * bool(barred)
+    return text + f" May pass and cannot fail, since more steps or learning rates would help: {short}." * bool(short)
 
 
 def _counts(records: list[Record], arms: list[Arm]) -> str:
