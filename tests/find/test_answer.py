@@ -74,7 +74,8 @@ def test_a_rank_that_is_enough_is_named_with_its_error_and_what_it_saves(finding
     )
     assert [row["verdict"] for row in told["ranks"]] == ["given up", "enough", "not run"]
     judged = "Rank 4 was judged after 3 seeds by its lower limit at 99.2 %, −1.1; the table's 90 % leave 5 % on either"
-    assert told["notes"][1].startswith(judged)
+    assert told["notes"][1].startswith(judged)  # (1 − 0.63)³ = 5 %
+    assert told["notes"][1].endswith(" without a collapse leave open, at 95 %, that up to 63 % of seeds collapse.")
     assert (told["course"], told["not_run"]) == (told["notes"][0], told["notes"][-1])
     assert told["not_run"] == "Not run: rank 8; the question was decided without."
     assert told["notes"][3] == "The grid: 4 arms, which are every rank and full fine-tuning, × 3 seeds."
@@ -297,7 +298,7 @@ def test_a_rank_of_which_a_run_diverged_is_not_named(findings, tmp_path, diverge
 
 def test_a_question_that_is_asked_of_the_same_runs_again_adds_up_its_chances_of_error(findings):
     found = findings({4: seen(-0.003, 2, 3)})
-    assert "The chance of naming a rank that is not enough is at most 5 %." in answer(found)["notes"][0]
+    assert " is at most 5 %, if scores spread normally over seeds." in answer(found)["notes"][0]
     asked = found.question
     answer_file(asked).parent.mkdir(parents=True)
     for others, earlier in enumerate(
@@ -309,8 +310,8 @@ def test_a_question_that_is_asked_of_the_same_runs_again_adds_up_its_chances_of_
         )
     ):
         answer_file(earlier).write_text("{}")
-        told = f"{5 + 5 * others} %{' for this and what else was asked of the same runs' if others else ''}."
-        assert answer(found)["notes"][0].endswith(f"The chance of naming a rank that is not enough is at most {told}")
+        told = f"{5 + 5 * others} %{' for this and what else was asked of the same runs' if others else ''}, if"
+        assert f"The chance of naming a rank that is not enough is at most {told}" in answer(found)["notes"][0]
 
 
 def test_after_few_seeds_as_many_as_there_may_be_are_advised(findings):

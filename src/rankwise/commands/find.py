@@ -26,8 +26,8 @@ DESCRIPTION = """Find the smallest rank that is as good as full fine-tuning with
 
 Three stages. Learning rates are tuned for both sides by the same rule, on validation rows. A pilot, one run of the
 largest rank cut to every other, says where to start. Then the rank in question and the reference run on fresh seeds, 2,
-3, 5 and 8 in all, until the test rows have decided. The chance of naming a rank that is not enough is at most 5 %.
-The same command goes on where it stopped.
+3, 5 and 8 in all, until the test rows have decided. The chance of naming a rank that is not enough is at most 5 %,
+if scores spread normally over seeds. The same command goes on where it stopped.
 """
 
 

@@ -220,8 +220,8 @@ def _course(findings: Findings) -> str:
     question, times = findings.question, findings.times
     how = "the pilot's guess" if guess.curve else f"the middle one{', as ' if guess.why else ''}{guess.why}"
     start = f"Started from rank {guess.rank}, {how}. " if len(question.ranks) > 1 else ""
-    before = " for this and what else was asked of the same runs" if times > 1 else ""
-    chance = f"The chance of naming a rank that is not enough is at most {5 * times} %{before}."
+    often = f"{5 * times} %" + " for this and what else was asked of the same runs" * (times > 1)
+    chance = f"The chance of naming a rank that is not enough is at most {often}, if scores spread normally over seeds."
     return f"{start}Looks after {', '.join(map(str, question.looks))} seeds. {chance}"
 
 
@@ -247,7 +247,9 @@ def _notes(findings: Findings) -> list[str]:
         side = "upper" if question.metric.lower_is_better else "lower"
         limit = f"its {side} limit at {level}, {_by_score(question, low)}"
         judged = f"Rank {rank} was judged after {seen.seeds} seeds by {limit}"
-        notes.append(f"{judged}; the table's 90 % leave 5 % on either side.")
+        rare = f"that up to {100 * (1 - 0.05 ** (1 / seen.seeds)):.0f} % of seeds collapse"
+        left = f"{seen.seeds} seeds without a collapse leave open, at 95 %, {rare}"
+        notes.append(f"{judged}; the table's 90 % leave 5 % on either side. {left}.")
     if findings.looks:
         notes.append(
             "The report's own intervals of these gains are wider as a rule: what test items do differently from seed "

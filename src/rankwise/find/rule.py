@@ -11,9 +11,9 @@ A rank is *sufficient* when its true gain over the reference is above −margin.
   and, only when the guess has failed, from the largest rank down to the guess. A sequence ends at its first rank that
   does not pass. No rank is assumed to be better than a smaller one.
 
-So the chance of naming any insufficient rank is at most ``alpha``. The guess must come from other data than the looks.
-A rank is called *worse* by tests of the opposite hypotheses, whose levels, divided over all ranks and looks, sum to
-``alpha`` as well. To give up on a rank as *hopeless* claims nothing and costs nothing.
+So the chance of naming any insufficient rank is at most ``alpha``, if scores spread normally over seeds. The guess must
+come from other data than the looks. A rank is called *worse* by tests of the opposite hypotheses, whose levels, divided
+over all ranks and looks, sum to ``alpha`` as well. To give up on a rank as *hopeless* claims nothing and costs nothing.
 """
 
 import functools
