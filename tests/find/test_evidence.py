@@ -138,11 +138,6 @@ def test_what_is_said_is_held_against_what_the_grid_shows():
     assert [_verdict(said, None, {8}) for said in (None, 8, 4)] == [SAME, ALSO, OTHER]
 
 
-@pytest.mark.parametrize(("rows", "rank"), [(400, 8), (1_000, 16), (9_999, 16), (10_000, 32), (100_000, 64)])
-def test_rules_of_thumb_go_by_the_training_rows(rows, rank):
-    assert Replay("", 0.02, rows, None, 0, {}, {}, []).looked_up == rank
-
-
 def test_where_no_rank_is_enough_no_guess_names_one(tmp_path):
     write_study(tmp_path, {1: BAD, 8: BAD, 64: BAD}, seeds=range(3))
     (grid,) = replay(tmp_path)
@@ -151,9 +146,9 @@ def test_where_no_rank_is_enough_no_guess_names_one(tmp_path):
 
 def test_a_grid_ends_at_its_first_rank_from_the_top_that_is_not_enough():
     good, bad = Evidence(5, 0.0, 0.001, 0.001), Evidence(5, -0.03, 0.001, 0.001)
-    grid = Replay("", 0.02, 100, None, 0, {1: good, 4: bad, 8: good, 16: good}, {}, [])
+    grid = Replay("", 0.02, None, 0, {1: good, 4: bad, 8: good, 16: good}, [])
     assert (grid.enough, grid.answer) == ({1, 8, 16}, 8)
-    assert Replay("", 0.02, 100, None, 0, {1: good, 8: bad}, {}, []).answer is None
+    assert Replay("", 0.02, None, 0, {1: good, 8: bad}, []).answer is None
 
 
 @pytest.mark.parametrize(

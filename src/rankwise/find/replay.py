@@ -1,8 +1,7 @@
 """A complete grid, told as if ``find`` had run it: what it would have said, how often, and with how many runs.
 
 ``find`` meets the grid's seeds in random orders, from every candidate as the guess. What a pilot would guess is known
-from the grid's own runs of the largest rank, each cut as a pilot's is. The report chooses the learning rates. Beside it
-stands the rank that a table of rules of thumb names for as many training rows.
+from the grid's own runs of the largest rank, each cut as a pilot's is. The report chooses the learning rates.
 """
 
 import itertools
@@ -22,12 +21,9 @@ from rankwise.find.question import LOOKS
 from rankwise.find.rule import Evidence, Rule, search, spent
 from rankwise.report.arms import Arm
 from rankwise.report.report import Report, build
-from rankwise.tracking.fields import at
 
 ORDERS = 100  # random orders of the seeds
 SAME, ALSO, OPEN, OTHER = "same", "also enough", "not decided", "other"
-_TABLE = ((1_000, 8), (10_000, 16), (100_000, 32))  # below so many training rows this rank; else the last
-_LARGEST = 64
 
 
 @dataclass(frozen=True)
@@ -51,11 +47,9 @@ class Replay:
 
     family: str  # with its study
     margin: float
-    rows: int  # of the training set
     reported: int | None  # by the report, which names no rank whose own training is at fault
     runs: int
     gains: dict[int, Evidence]  # by all seeds
-    sizes: dict[int, int]  # trainable parameters
     told: list[Told]
 
     @property
@@ -68,11 +62,6 @@ class Replay:
     def enough(self) -> set[int]:
         """The ranks that all seeds show to be enough, each by itself."""
         return {rank for rank, seen in self.gains.items() if seen.low(0.05) > -self.margin}
-
-    @property
-    def looked_up(self) -> int:
-        """The rank that rules of thumb name for so many training rows."""
-        return next((rank for below, rank in _TABLE if self.rows < below), _LARGEST)
 
     def piloted(self) -> tuple[Counter[str], float]:
         """Verdicts and the median number of runs, over the guesses that a pilot makes."""
@@ -140,11 +129,9 @@ class _Grid:
     def told(self, label: str, reported: int | None) -> Replay:
         every = tuple(range(self.seeds))
         looks = tuple(k for k in LOOKS if k <= self.seeds)
-        rows = int(at(self.arms[self.ranks[0]].runs[0], "provenance.data.train") or 0)
         gains = {rank: self.evidence(rank, every) for rank in self.ranks}
-        sizes = {rank: int(arm.first("params.trainable") or 0) for rank, arm in self.arms.items()}
         runs = self.seeds * sum(self.tried)
-        of_grid = Replay(label, self.report.margin, rows, reported, runs, gains, sizes, [])
+        of_grid = Replay(label, self.report.margin, reported, runs, gains, [])
         orders = [random.Random(number).sample(every, len(every)) for number in range(ORDERS)]
         for guess in self.ranks:
             rule = Rule.of(self.ranks, guess, self.report.margin, looks)

@@ -57,26 +57,15 @@ _VERDICTS = (SAME, ALSO, OPEN, OTHER)
 
 
 def replayed(grids: list[Replay]) -> Table:
-    """What each grid says, what ``find`` says from a pilot's guess, and what a table of rules of thumb says."""
+    """What each grid says, and what ``find`` says from a pilot's guess."""
     rows = []
     for grid in grids:
         verdicts, runs = grid.piloted()
         shares = (_share(verdicts[verdict], verdicts.total()) for verdict in _VERDICTS)
         differs = "" if grid.reported == grid.answer else f" (report: {_rank(grid.reported)})"
         cost = (f"{runs:g}", _share(runs, grid.runs))
-        rows.append((grid.family, _rank(grid.answer) + differs, grid.runs, *shares, *cost, *_looked_up(grid)))
-    return ("grid", "its answer", "runs", *_VERDICTS, "runs of find", "share", "table", "is enough", "parameters"), rows
-
-
-def _looked_up(grid: Replay) -> tuple[str, str, str]:
-    """The rank of the rules of thumb, whether the grid shows it to be enough, and how many times the parameters of the
-    grid's answer it has."""
-    rank = grid.looked_up
-    if rank not in grid.gains:
-        return str(rank), "unknown", NOTHING
-    size = grid.sizes.get(grid.answer or 0)
-    times = f"{grid.sizes[rank] / size:.2g} ×" if size else NOTHING
-    return str(rank), "yes" if rank in grid.enough else "not shown", times
+        rows.append((grid.family, _rank(grid.answer) + differs, grid.runs, *shares, *cost))
+    return ("grid", "its answer", "runs", *_VERDICTS, "runs of find", "share"), rows
 
 
 def by_guess(grids: list[Replay]) -> Table:
