@@ -138,6 +138,16 @@ def test_what_is_said_is_held_against_what_the_grid_shows():
     assert [_verdict(said, None, {8}) for said in (None, 8, 4)] == [SAME, ALSO, OTHER]
 
 
+def test_a_rank_of_which_runs_diverged_is_told_as_find_itself_judges_it(tmp_path):
+    write_study(tmp_path, {1: BAD, 2: BAD, 8: GOOD}, seeds=range(5))
+    for seed in range(5):  # any three of which have one that diverged
+        write_run(tmp_path, "lora", 4, test=GOOD, seed=seed, diverged=seed < 3)
+    (grid,) = replay(tmp_path)
+    assert (grid.answer, grid.reported, grid.enough) == (8, 8, {8})
+    told = {of.guess: of.verdicts for of in grid.told}
+    assert told[4] == told[8] == {SAME: ORDERS}
+
+
 def test_where_no_rank_is_enough_no_guess_names_one(tmp_path):
     write_study(tmp_path, {1: BAD, 8: BAD, 64: BAD}, seeds=range(3))
     (grid,) = replay(tmp_path)

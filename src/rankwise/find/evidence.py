@@ -7,8 +7,8 @@ from rankwise.compare import NotComparable, Scores
 from rankwise.errors import Refused
 from rankwise.find.rule import Evidence
 from rankwise.metrics import Metric
-from rankwise.report.arms import Arm
-from rankwise.report.flags import unfit
+from rankwise.report.arms import UNDER_TRAINED, Arm
+from rankwise.report.flags import TOO_FEW, collapse, unfit
 from rankwise.tracking.record import Record
 
 
@@ -36,9 +36,21 @@ def gather(
     return Evidence(k, mean, gain.over_seeds, over_items, loose, gain.units, most=gain.most, lacking=gain.lacking)
 
 
-def faults(runs: Sequence[Record], metric: Metric) -> list[str]:
-    """Why nothing may be concluded from these runs, in the words of the report."""
-    return list(unfit(arm_of(runs), metric, Scores(runs, metric)))
+def faults(
+    arm: Sequence[Record], reference: Sequence[Record], metric: Metric, scores: Scores
+) -> tuple[list[str], list[str]]:
+    """Why nothing may be concluded from the runs of either, in the words of the report.
+
+    A collapse is one of the reference's: its low score would make every rank look better.
+    """
+    own, against = (list(unfit(arm_of(runs), metric, scores)) for runs in (arm, reference))
+    return own, against + collapse(reference)
+
+
+def is_sound(faults: Sequence[str]) -> bool | None:
+    """Of evidence, whose runs have these faults: None where more seeds may end all that count."""
+    grave = [fault for fault in faults if not fault.startswith(UNDER_TRAINED)]
+    return None if grave and all(fault.endswith(TOO_FEW) for fault in grave) else not grave
 
 
 def arm_of(runs: Sequence[Record]) -> Arm:

@@ -8,14 +8,14 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
 
 from rankwise.compare import Scores, by_replicate
 from rankwise.errors import Refused
-from rankwise.find.evidence import gather
+from rankwise.find.evidence import faults, gather, is_sound
 from rankwise.find.pilot import guess_from
 from rankwise.find.question import LOOKS
 from rankwise.find.rule import Evidence, Rule, search, spent
@@ -61,7 +61,7 @@ class Replay:
     @property
     def enough(self) -> set[int]:
         """The ranks that all seeds show to be enough, each by itself."""
-        return {rank for rank, seen in self.gains.items() if seen.low(0.05) > -self.margin}
+        return {rank for rank, seen in self.gains.items() if seen.sound and seen.low(0.05) > -self.margin}
 
     def piloted(self) -> tuple[Counter[str], float]:
         """Verdicts and the median number of runs, over the guesses that a pilot makes."""
@@ -113,11 +113,13 @@ class _Grid:
         self.known: dict[tuple[int, tuple[int, ...]], Evidence] = {}
 
     def evidence(self, rank: int, seeds: Sequence[int]) -> Evidence:
-        """Of a rank against the reference, on some of the shared seeds."""
-        chosen, runs = tuple(sorted(seeds)), self.runs[self.ranks.index(rank)]
+        """Of a rank against the reference, on some of the shared seeds; at fault where ``confirm`` says so."""
+        chosen, runs, metric = tuple(sorted(seeds)), self.runs[self.ranks.index(rank)], self.report.metric
         if (rank, chosen) not in self.known:
             mine, theirs = ([of[seed] for seed in chosen] for of in (runs, self.reference))
-            self.known[rank, chosen] = gather(mine, theirs, self.report.metric, self.scores)
+            found, (own, against) = gather(mine, theirs, metric, self.scores), faults(mine, theirs, metric, self.scores)
+            wrong = [*own, *(f"the reference is {fault}" for fault in against)] if len(chosen) >= LOOKS[1] else []
+            self.known[rank, chosen] = replace(found, sound=is_sound(wrong))
         return self.known[rank, chosen]
 
     @cached_property

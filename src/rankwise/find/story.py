@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rankwise.compare import Scores
 from rankwise.config import Config
 from rankwise.errors import Refused
-from rankwise.find.evidence import arm_of, faults, gather
+from rankwise.find.evidence import arm_of, faults, gather, is_sound
 from rankwise.find.pilot import Failed, Guess, pilot, pilot_run
 from rankwise.find.question import OF_RUNS, TUNE, Question
 from rankwise.find.rates import Rates, tune
@@ -184,21 +185,20 @@ def confirm(question: Question, guess: Guess, rates: Rates, runs: Runs) -> Findi
         rank, seeds = decision.following
         try:
             arms |= _paired(question, rates, rank, seeds, runs)
-            evidence = gather(arms[rank], arms[None], question.metric)
+            of_both = arms[rank], arms[None], question.metric, Scores([*arms[rank], *arms[None]], question.metric)
+            evidence = gather(*of_both)
             # Two seeds tell little of chance; from the first look that can prove something on, it must be above it.
             if rule.shares[rule.looks.index(seeds)]:
-                against, wrong[rank] = (faults(arms[arm], question.metric) for arm in (None, rank))
-                fell = collapse(arms[None])  # its low score would make every rank look better
-                against += fell
+                wrong[rank], against = faults(*of_both)
                 few = all(fault.endswith(TOO_FEW) for fault in against)
                 if against and (seeds == rule.looks[-1] or not few):
                     remedy = "; train it longer" + ", or with --rates tune" * (not question.tuned)
-                    remedy *= not few and against[0] not in fell
+                    remedy *= not few and against[0] not in collapse(arms[None])
                     stopped = f"{question.reference_name}'s runs are no reference ({against[0]}){remedy}"
                     decision = Decision({})  # what it was compared with before is void, too
                 else:
                     wrong[rank][:0] = [f"{question.reference_name} is {fault}" for fault in against]
-                evidence = replace(evidence, sound=_sound(wrong[rank]))
+                evidence = replace(evidence, sound=is_sound(wrong[rank]))
             elif not looks and (short := foreseen(question, arms[None])):
                 print(f"rankwise: {short}", file=sys.stderr)
             looks.setdefault(rank, []).append(evidence)
@@ -209,12 +209,6 @@ def confirm(question: Question, guess: Guess, rates: Rates, runs: Runs) -> Findi
         if stopped:
             break
     return Findings(question, runs, rates, guess, rule, decision, looks, arms, wrong, stopped)
-
-
-def _sound(faults: Sequence[str]) -> bool | None:
-    """Of evidence, whose runs have these faults: None where more seeds may end all that count."""
-    grave = [fault for fault in faults if not fault.startswith(UNDER_TRAINED)]
-    return None if grave and all(fault.endswith(TOO_FEW) for fault in grave) else not grave
 
 
 def foreseen(question: Question, reference: Sequence[Record]) -> str:
