@@ -216,24 +216,15 @@ class Bootstrap:
         density = math.exp(-(special.ndtri(tail) ** 2) / 2) / math.sqrt(2 * math.pi)
         return self._wider(tail) * self.over_items * math.sqrt(tail * (1 - tail) / len(self.means)) / density
 
-    @property
-    def replicates(self) -> Floats:
-        """The difference in studies with other items and other seeds: normal deviations of the seeds on ``means``."""
-        drawn = np.random.default_rng([len(self.means), self.seeds]).standard_normal(len(self.means))
-        return self.means + math.hypot(self.over_seeds, self.lacking) * drawn
-
     def limits(self, level: float) -> tuple[float, float]:
         """Both ends of the interval, within what the metric allows."""
-        below, above = self.reaches((1 - level) / 2)
-        return max(-self.most, self.estimate - below), min(self.most, self.estimate + above)
-
-    def reaches(self, tail: float) -> tuple[float, float]:
-        """How far the interval goes below and above the estimate, whatever the metric allows."""
+        tail = (1 - level) / 2
         over_seeds, wider = self._over_seeds(tail), self._wider(tail)
         low, high = (float(q) for q in np.quantile(self.means, [tail, 1 - tail]))
         below, above = wider * max(0.0, self.estimate - low), wider * max(0.0, high - self.estimate)
         others = math.hypot(over_seeds, over_resamples(tail, self.units) * self.lacking)
-        return math.hypot(others, below), math.hypot(others, above)
+        below, above = math.hypot(others, below), math.hypot(others, above)
+        return max(-self.most, self.estimate - below), min(self.most, self.estimate + above)
 
     def times(self, sign: float) -> "Bootstrap":
         """The same difference, the other way round where ``sign`` is −1."""

@@ -69,7 +69,7 @@ def test_runs_that_all_give_one_answer_show_no_rank_to_be_enough(tmp_path, recor
     assert {c.verdict for c in report.comparisons.values()} == {"no conclusion"}
     assert {arm["same_as_full"] for arm in report.document()["arms"]} == {None}
     (told,) = report.document()["sufficiency"]
-    assert told["none_share"] is told["detectable"] is told["steps"][0]["share"] is None
+    assert told["detectable"] is told["steps"][0]["low"] is None
 
 
 def test_an_arm_at_chance_is_flagged_and_stops_the_sequence_of_ranks(tmp_path):
@@ -86,7 +86,7 @@ def test_an_arm_at_chance_is_flagged_and_stops_the_sequence_of_ranks(tmp_path):
     told = {arm["rank"]: arm for arm in report.document()["arms"]}[4]["comparison"]
     assert (told["reason"], told["detectable"]) == (why, None)
     _, unjudged, below = report.document()["sufficiency"][0]["steps"]
-    assert unjudged == {"arm": "rank 4", "rank": 4, "reason": why} | dict.fromkeys(("passed", "share", "low"))
+    assert unjudged == {"arm": "rank 4", "rank": 4, "reason": why} | dict.fromkeys(("passed", "low"))
     assert below["reason"] == "rank 4 above it was not judged"
     assert "The best answer that is the same for every text scores 50.0 %." in report.to_markdown()
     assert report.document()["constant"] == 0.5

@@ -50,8 +50,6 @@ def test_the_headline_is_the_smallest_rank_that_passes_from_the_largest_down(rea
     assert family.answer.arm.rank == 4
     assert read.headline.title == "Rank 4 is enough: at most 2 points of accuracy worse than full fine-tuning."
     assert "% of the trainable parameters (161 k of 22.7 M)" in read.headline.cost
-    assert sum(s.share for s in family.steps) + family.none_share == pytest.approx(1)
-    assert max(family.steps, key=lambda s: s.share).arm.rank == 4
     assert "Minimum detectable deficit of rank 16 at 80 % power" in str(read.headline)
 
 
@@ -98,7 +96,7 @@ def test_two_seeds_far_apart_have_limits_where_accuracy_ends_and_detect_nothing(
         write_run(tmp_path / "b", "lora", 8, seed=seed, test=0.88 + 0.11 * seed)
     report, judged = build([tmp_path / "a"]), build([tmp_path / "b"])
     boot = by_rank(report)[8].bootstrap
-    assert (boot.low, boot.high) == (-1.0, 1.0) and max(boot.reaches(0.05)) > 1.05
+    assert (boot.low, boot.high) == (-1.0, 1.0) and dataclasses.replace(boot, most=math.inf).low < -1.05
     seen = gather(report.arms[0].runs, report.reference.runs, report.metric)
     assert (seen.low(0.05), seen.high(0.05)) == (-1.0, 1.0) and seen.with_size(8).most == 1.0
     assert "Minimum detectable deficit at 80 % power: none, with so few seeds and rows." in str(judged.headline)

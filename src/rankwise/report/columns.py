@@ -291,9 +291,6 @@ def _numbers(report: Report) -> list[Column]:
     def because(arm: Arm) -> str:
         return f": {c.reason}" if (c := report.comparison(arm)) and c.reason else ""
 
-    def share(arm: Arm) -> float | None:
-        return steps[id(arm)].share if id(arm) in steps else None
-
     def sequence(arm: Arm) -> str | None:
         if id(arm) not in steps:
             return None
@@ -317,7 +314,6 @@ def _numbers(report: Report) -> list[Column]:
         Column("verdict", "verdict", lambda arm: report.verdict(arm) or None, tables="numbers", mark=because),
         Column("conclusive", "", lambda arm: conclusive.get(id(arm))),
         Column("", "sequence from the largest down", sequence, tables="numbers"),
-        Column("answer_share", "is the answer in % of replicates", share, fmt.percent, "numbers"),
         Column(
             "detectable", "detectable at 80 % power", of(lambda c: c.detectable(report.level)), metric.width, "numbers"
         ),

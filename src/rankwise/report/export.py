@@ -71,11 +71,10 @@ def document(report: Report) -> dict[str, Any]:
                 "conclusive": f.conclusive,
                 "reason": f.reason,
                 "borderline": f.borderline,
-                "none_share": f.none_share,
                 "detectable": f.detectable and f.detectable[1],
                 "steps": [
                     {"arm": s.arm.called, "rank": s.arm.rank}
-                    | {key: getattr(s, key) for key in ("passed", "reason", "share", "low")}
+                    | {key: getattr(s, key) for key in ("passed", "reason", "low")}
                     for s in f.steps
                 ],
             }

@@ -2,9 +2,7 @@
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
-
-import numpy as np
+from dataclasses import dataclass, field
 
 from rankwise.report.arms import Arm
 from rankwise.report.equivalence import ONE_SEED, Comparison, no_reference
@@ -23,7 +21,6 @@ class Step:
     arm: Arm
     comparison: Comparison
     passed: bool | None
-    share: float | None  # of bootstrap replicates in which this arm is the answer
     low: float | None = None
     reason: str = ""
 
@@ -36,9 +33,8 @@ class Step:
 class Sufficiency:
     """One family of sizes (same targets, alpha policy, storage, …), largest first; or one arm that has no size.
 
-    ``answer`` is the smallest sufficient arm or None; ``none_share`` the share of replicates without one. ``level`` is
-    that of each one-sided test. ``reason`` says why nothing can be concluded, and no share is known: the largest arm
-    could not be tested, or its training or full fine-tuning's is at fault.
+    ``answer`` is the smallest sufficient arm or None. ``level`` is that of each one-sided test. ``reason`` says why
+    nothing can be concluded: the largest arm could not be tested, or its training or full fine-tuning's is at fault.
     """
 
     label: str
@@ -46,7 +42,6 @@ class Sufficiency:
     level: float
     steps: list[Step] = field(default_factory=list)
     answer: Step | None = None
-    none_share: float | None = None
     reason: str = ""
 
     @property
@@ -112,16 +107,14 @@ def _sequence(
         if going and not enough and not arm.may_fail:
             unjudged = unjudged or arm.unfit
         passed = enough if going and not unjudged else None
-        steps.append(Step(arm, comparison, passed, None, None if unjudged else low, unjudged or above))
+        steps.append(Step(arm, comparison, passed, None if unjudged else low, unjudged or above))
         if going and unjudged:
             above = f"{steps[-1].arm.called} above it was not judged"
         going = bool(passed)
     if reason := _not_begun(steps, reference):
         return Sufficiency(label, margin, level, steps, reason=reason)
-    *shares, none = _answer_shares(steps, margin, level)
-    steps = [step if step.low is None else replace(step, share=n) for step, n in zip(steps, shares, strict=True)]
     answer = next((step for step in reversed(steps) if step.passed), None)
-    return Sufficiency(label, margin, level, steps, answer, none)
+    return Sufficiency(label, margin, level, steps, answer)
 
 
 def _not_begun(steps: list[Step], reference: Arm) -> str:
@@ -134,22 +127,6 @@ def _not_begun(steps: list[Step], reference: Arm) -> str:
         return "no conclusion can be drawn from one seed" if one_seed else top.comparison.reason
     how = "cannot be judged" if top.boot else "could not be tested"
     return f"no conclusion: {top.arm.called} {how} ({top.reason})" if top.reason else ""
-
-
-def _answer_shares(steps: list[Step], margin: float, level: float) -> list[float]:
-    """Share of bootstrap replicates in which each arm would be the answer, and last the share with none.
-
-    A replicate stands for a new study: its difference replaces ours, with the same distance down to the lower bound.
-    """
-    gains = [(step.comparison.advantage if step.low is not None else None, step.arm.may_pass) for step in steps]
-    size = min(len(gain.means) for gain, _ in gains if gain)
-    passes = [
-        gain.replicates[:size] - gain.reaches(level)[0] > -margin if gain and may_pass else np.zeros(size, bool)
-        for gain, may_pass in gains
-    ]
-    reached = np.logical_and.accumulate(np.stack(passes), axis=0).sum(0)  # how many of the sequence passed
-    counts = np.bincount(reached, minlength=len(steps) + 1) / size
-    return [float(share) for share in [*counts[1:], counts[0]]]
 
 
 def _label(arm: Arm) -> str:

@@ -121,10 +121,6 @@ def _details(family: Sufficiency, reference: Arm, metric: Metric) -> list[str]:
     seeds = crossed if len(pairs.spreads) > 1 else f"{pairs.seeds} seeds"
     on = items(pairs.items, pairs.units)
     details = [f"Tested one-sided at {100 * LEVEL:g} %{among} on {seeds} × {on}."]
-    if len(family.steps) > 1:
-        named = [(step.share, step.arm.called) for step in reversed(family.steps)]
-        shares = [f"{100 * s:.0f} % for {of}" for s, of in [*named, (family.none_share, "none")] if s and s >= 0.005]
-        details.append(f"Bootstrap distribution of the answer: {', '.join(shares)}.")
     if family.answer and family.answer.arm.unfit.startswith(UNDER_TRAINED):
         details.append(f"{_begun(family.answer.arm.called)} is {family.answer.arm.unfit}.")
     if stopped and stopped.reason:
