@@ -87,6 +87,42 @@ def test_what_defines_a_contender_makes_an_arm_of_its_own_and_names_it(tmp_path,
     assert len({a.family for a in report.arms if a.method == "lora"}) == 2
 
 
+@pytest.mark.parametrize(
+    ("method", "pefts", "names", "said"),
+    [
+        (
+            "gralora",
+            [{"_target_": "peft.GraloraConfig", "r": 8, "gralora_k": k, "hybrid_r": 0} for k in (2, 4)],
+            ["gralora r=8 gralora_k=2", "gralora r=8 gralora_k=4"],
+            ["gralora on all_linear: hybrid_r=0."],
+        ),
+        (
+            "custom",
+            [{"_target_": "peft.BoftConfig", "boft_block_size": 4}, {"_target_": "peft.LoHaConfig", "r": 8}],
+            ["custom boft", "custom loha r=8"],
+            ["custom boft on all_linear: boft_block_size=4.", "2e-3 (custom boft, custom loha)"],
+        ),
+    ],
+)
+def test_arms_are_named_by_the_keys_of_peft_in_which_they_differ(tmp_path, method, pefts, names, said):
+    for peft in pefts:
+        write_run(tmp_path, method, None, method__peft=peft)
+    report = build([tmp_path])
+    assert sorted(arm.label for arm in report.arms) == names
+    assert not [words for words in said if words not in report.to_methods()]
+
+
+def test_rows_that_differ_in_several_keys_are_named_by_as_many_as_tell_them_apart(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path, "full", None, seed=seed)
+    for epochs, decay in itertools.product((3.0, 5.0), (0.01, 0.1)):
+        write_run(tmp_path, "lora", 8, trainer__epochs=epochs, optim__weight_decay=decay)
+    write_run(tmp_path, "lora", 4, trainer__epochs=5.0)
+    labels = {arm.label for arm in build([tmp_path]).arms if arm.rank}
+    apart = {f"lora r=8 {keys}" for keys in ("weight_decay=0.1", "epochs=5.0", "weight_decay=0.1 epochs=5.0")}
+    assert labels == {"lora r=4", "lora r=8"} | apart
+
+
 def test_what_is_measured_beside_and_how_a_method_is_spelled_make_no_arm_and_the_run_that_measured_more_counts(
     tmp_path,
 ):

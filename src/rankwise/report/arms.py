@@ -232,7 +232,7 @@ def _split(record: Record) -> tuple[dict[str, Any], Context]:
         {"method": values["method"].pop("name")}
         | ({"targets": _targets(config.get("targets") or {})} if methods.of(name).on_targets else {})
         | {"quant": f"{stored}{'_double' * bool(quant.get('double'))}"}
-        | values["method"]
+        | flat(values["method"])
     )
     for key in ("method", "targets", "quant", "seed", "data_seed", "optim.lr", "task.generation", "forgetting"):
         remove(values, key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from rankwise import methods
@@ -15,16 +15,22 @@ if TYPE_CHECKING:
 
 def give_names(arms: list[Arm]) -> None:
     """Give arms short names: method, rank or shots, and whatever else distinguishes arms of the same method here."""
-    for method in {arm.method for arm in arms}:
-        same = [arm for arm in arms if arm.method == method]
+    for what in {kind(arm) for arm in arms}:
+        same = [arm for arm in arms if kind(arm) == what]
         varying = [key for key in differing(same) if key != "rank"]
         for arm in same:
             sizes = [(letter, arm.settings.get(key)) for letter, key in (("r", "rank"), ("k", "shots"))]
-            parts = [method, *(f"{letter}={size}" for letter, size in sizes if size is not None)]
+            parts = [what, *(f"{letter}={size}" for letter, size in sizes if size is not None)]
             settings = {key: arm.settings.get(key, OFF.get(f"method.{key}")) for key in varying}
             others = [worded(key, value) for key, value in settings.items() if key not in ("targets", "shots")]
             arm.name = " ".join([*parts, *others])
             arm.label = f"{arm.name} {arm.settings['targets']}" if "targets" in varying else arm.name
+
+
+def kind(arm: Arm) -> str:
+    """Its method, and which of PEFT's where that is named by its config alone: ``custom boft``."""
+    named = arm.settings.get("peft._target_") if arm.method == "custom" else None
+    return f"{arm.method} {worded('peft._target_', named)}" if named else arm.method
 
 
 def name_sources(arms: list[Arm]) -> None:
@@ -40,14 +46,26 @@ def name_sources(arms: list[Arm]) -> None:
 
 
 def tell_apart(arms: list[Arm]) -> None:
-    """Name, of arms that are not comparable and called as another, the key of the context that tells most apart."""
-    for label, n in Counter(arm.label for arm in arms).items():
-        same = [arm for arm in arms if arm.label == label] if n > 1 else []
-        keys = {key: len({dict(arm.context).get(key) for arm in same}) for arm in same for key in arm.differs}
-        for arm in same if keys else ():
-            key = max(sorted(keys), key=lambda key: keys[key])
-            value = dict(arm.context).get(key, json.dumps(OFF.get(key))).strip('"')[:24]
-            arm.label += f" {key.rpartition('.')[2]}={value}" if arm.differs else ""
+    """Name, of an arm that is not comparable, as many of the keys in which it differs as tell it from all that are
+    called as it is; first what tells it from most.
+    """
+    called: dict[str, list[Arm]] = defaultdict(list)
+    for arm in arms:
+        called[arm.label].append(arm)
+    for same in called.values():
+        for arm in same:
+            others = [one for one in same if one is not arm]
+            for key in sorted(arm.differs, key=lambda key: (len(_alike(arm, others, key)), key)):
+                if len(rest := _alike(arm, others, key)) < len(others):
+                    value = arm.differs[key][0].strip('"')[:24]
+                    arm.label += f" {key.rpartition('.')[2]}={value}"
+                    others = rest
+
+
+def _alike(arm: Arm, others: list[Arm], key: str) -> list[Arm]:
+    """Those that have an arm's value of a key in which it differs."""
+    mine, usual = arm.differs[key]
+    return [one for one in others if one.differs.get(key, (usual, ""))[0] == mine]
 
 
 def differing(arms: list[Arm]) -> list[str]:
@@ -57,11 +75,11 @@ def differing(arms: list[Arm]) -> list[str]:
 
 
 def worded(key: str, value: Any) -> str:
-    """A setting as names have it: ``α=16``, ``unquantized``."""
+    """A setting as names have it: ``α=16``, ``unquantized``, ``gralora_k=2``."""
     if key == "quant":
         return str(value) if value != "none" else "unquantized"
-    if key == "peft":
-        return methods.peft_class(value).removesuffix("Config")
-    return {"alpha": "α=", "dropout": "dropout=", "bias": "bias="}.get(key, f"{key}=") + (
+    if key == "peft._target_":
+        return methods.peft_class({"_target_": value}).removesuffix("Config").lower()
+    return f"{'α' if key == 'alpha' else key.removeprefix('peft.')}=" + (
         json.dumps(value) if isinstance(value, bool) else str(value)
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rankwise.errors import plural
 from rankwise.report import tuning
 from rankwise.report.formats import si
-from rankwise.report.naming import differing, worded
+from rankwise.report.naming import differing, kind, worded
 from rankwise.report.summary import BORDERLINE, budget, evaluation, margin, of_data, tests
 from rankwise.report.table import written_with
 from rankwise.tracking.fields import at
@@ -35,11 +35,10 @@ def paragraph(report: Report) -> list[str]:
 def _in_common(report: Report) -> list[str]:
     """What all arms of a method have, which no name says: their layers, alpha with its scale, dropout, …"""
     methods: dict[str, list[str]] = {}  # of which each is said
-    for method in dict.fromkeys(arm.method for arm in report.arms if arm.comparable and arm.runs):
-        arms = [arm for arm in report.arms if arm.method == method and arm.comparable and arm.runs]
-        alike = {k: v for k, v in arms[0].settings.items() if k not in ("rank", *differing(arms))}
+    for method in dict.fromkeys(kind(arm) for arm in report.arms if arm.comparable and arm.runs):
+        arms = [arm for arm in report.arms if kind(arm) == method and arm.comparable and arm.runs]
+        alike = {k: v for k, v in arms[0].settings.items() if k not in ("rank", "peft._target_", *differing(arms))}
         targets, quant = alike.pop("targets", ""), alike.pop("quant", "none")
-        peft = {key: value for key, value in (alike.pop("peft", None) or {}).items() if key != "_target_"}
         layers = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in arms[0].first("lora.ranks") or ()))
         where = f" on {targets}{f' ({layers})' * bool(layers)}" if targets else ""
         scales = {scale for arm in arms if (scale := arm.first("lora.scale"))}
@@ -48,7 +47,7 @@ def _in_common(report: Report) -> list[str]:
         parts = [
             worded(key, value) + f" (scale s = {ends})" * (key == "alpha" and bool(ends)) for key, value in settings
         ]
-        parts += [*(f"{key}={value}" for key, value in peft.items()), *[f"base stored as {quant}"] * (quant != "none")]
+        parts += [f"base stored as {quant}"] * (quant != "none")
         if where or parts:
             methods.setdefault(f"{where}{': ' * bool(parts)}{', '.join(parts)}.", []).append(method)
     return [", ".join(names) + said for said, names in methods.items()]

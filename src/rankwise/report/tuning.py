@@ -11,6 +11,7 @@ from rankwise.metrics import Metric, named
 from rankwise.report.arms import Arm, group
 from rankwise.report.columns import Section
 from rankwise.report.formats import out_of, rate
+from rankwise.report.naming import kind
 from rankwise.tracking.record import Record
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def rates(arms: list[Arm]) -> list[str]:
     if max(sizes) == 1:
         by_rate: dict[str, list[str]] = {}
         for arm in ours:
-            by_rate.setdefault(rate(arm.lr), []).append(arm.method)
+            by_rate.setdefault(rate(arm.lr), []).append(kind(arm))
         shown = ", ".join(f"{lr} ({', '.join(dict.fromkeys(methods))})" for lr, methods in by_rate.items())
         return [f"One learning rate per arm, {shown}: not tuned in this study, so another rate may change the order."]
     every = {lr for one in tuned if one.tried > 1 for part in one.rounds for lr in part.whole}
