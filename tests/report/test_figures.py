@@ -3,7 +3,7 @@
 import pytest
 from synthetic_study import write_run, write_study
 
-from rankwise.report import svg
+from rankwise.report import plots, svg
 from rankwise.report.report import build, save_figures
 
 OTHERS = ("bitfit", "ia3", "oft", "vera", "bottleneck", "head", "loha", "randlora", "lokr")
@@ -43,6 +43,15 @@ def test_every_arm_looks_another_and_nothing_of_a_figure_is_cut_off(tmp_path, dr
         lines = [line for line in figures[name][0].axes[0].lines if line.get_label()[0] != "_"]
         assert {line.get_label() for line in lines} == arms, name
         assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(arms), name
+
+
+@pytest.mark.parametrize(
+    ("method", "rank", "said"), [("lora", 8, " Lighter shades are of a larger rank."), ("head", None, "")]
+)
+def test_shades_are_told_where_an_arm_has_a_size(tmp_path, method, rank, said):
+    for name, size in (("full", None), (method, rank)):
+        write_run(tmp_path, name, size, losses=(0.9, 0.5))
+    assert f"no interval.{said} A loss that" in plots.learning_curves(build([tmp_path])).caption
 
 
 def test_the_margin_lies_within_the_axis_though_a_rank_scores_far_better(tmp_path, drawn):

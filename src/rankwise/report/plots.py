@@ -223,8 +223,10 @@ def learning_curves(report: Report) -> Plot | None:
     svg.legend(figure)
     several = any(len(arm.runs) > 1 for arm in shown)
     seeds = "Mean over seeds, as far as all of them go; thin lines are single seeds" if several else "One seed"
+    sized = " or ".join(dict.fromkeys(arm.size[0] for arm in shown if arm.size))
+    shades = f" Lighter shades are of a larger {sized}." * bool(sized)
     caption = (
-        f"{seeds}, at the chosen learning rate, no interval. Lighter shades are larger ranks. A loss that still falls "
+        f"{seeds}, at the chosen learning rate, no interval.{shades} A loss that still falls "
         "at the right edge means that the budget, not the rank, may decide."
     )
     return plot(figure, "curves", "Learning curves on validation data", caption, wide=True)
