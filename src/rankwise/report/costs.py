@@ -124,8 +124,8 @@ def memory_notes(arms: list[Arm], reference: Arm | None) -> list[str]:
     if example is not None:
         own = fmt.megabytes(sum(memory(example)["peaks"].get(f"{part}_bytes") or 0 for part in PARTS))
         notes.append(
-            "Each part is largest at a moment of its own, so these maxima sum to more than the peak: "
-            f"{own} MB against {fmt.megabytes(peak_bytes(example))} MB for {example.label}. They are in report.json."
+            f"Each part is largest at a moment of its own, so these maxima sum to more than the peak: {own} MB "
+            f"against {fmt.megabytes(peak_bytes(example))} MB for {example.label}. rankwise report --json has them."
         )
     return notes + [note for key, note in _SEEN.items() if any(one.get(key) for one in held)]
 
