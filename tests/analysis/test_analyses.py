@@ -1,5 +1,6 @@
 """Every analysis of real runs: against dense algebra, against other commands, and as files."""
 
+import itertools
 import json
 import re
 from xml.etree import ElementTree
@@ -158,6 +159,16 @@ def test_runs_and_options_have_files_of_their_own_beside_the_runs_and_all_are_sh
 @pytest.mark.parametrize("ids", [["../../x"], ["0123456789"] * 30, [""]])
 def test_ids_of_many_runs_or_of_a_strangers_make_a_name_of_a_file(ids):
     name = analyses.stem({"analysis": "spectrum", "runs": [{"id": run_id} for run_id in ids]})
+def test_an_answer_has_one_file_whatever_the_order_of_runs_that_are_alike_to_it():
+    orders = {name: {} for name in analysis.WHAT}
+    for name, found in orders.items():
+        for given in itertools.permutations("abc"):
+            stem = analyses.stem({"analysis": name, "runs": [{"id": run_id} for run_id in given]})
+            found.setdefault(stem, set()).add(given[0])
+    assert orders.pop("truncation") == {f"truncation-{ids}": {ids[0]} for ids in ("a-b-c", "b-a-c", "c-a-b")}
+    assert all(len(found) == 1 for found in orders.values())
+
+
     assert re.fullmatch(r"spectrum-[0-9a-f]{10}", name)
 
 

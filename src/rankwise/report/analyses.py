@@ -60,6 +60,7 @@ def section(document: Document, mark: str) -> Analysis:
     caption = shown.caption + f" Of {len(each)} the first {_MOST} are drawn." * (len(each) > _MOST)
     figure = getattr(analysis_plots, document["analysis"])(document | {shown.panels: each[:_MOST]})
     drawn = plot(figure, name, title, caption, wide=True)
+    first = document["analysis"] == "truncation"  # which cuts the first
     of = {"delta": "ΔW", "A": "A alone"}.get(document.get("of", ""))
     notes = [shown.note.format_map(document | {"of": of}), *_unknown(document), _scope(document)]
     return Analysis(name, title, header, rows, notes, document["question"], plot=drawn)
@@ -68,7 +69,7 @@ def section(document: Document, mark: str) -> Analysis:
 def stem(document: Document) -> str:
     """The files' name: the analysis, the runs by their ids, and the options that were not left to it."""
     given = [run["id"] for run in document["runs"]]
-    ids = "-".join(given if document["analysis"] == "truncation" else sorted(given))  # which cuts the first
+    ids = "-".join([*given[:first], *sorted(given[first:])])
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", ids):  # many runs, or a stranger's
         ids = hashlib.sha256(ids.encode()).hexdigest()[:10]
     return "-".join([document["analysis"], ids, *_options(document, "layer")])
