@@ -41,6 +41,8 @@ def test_between_seeds_and_on_the_left_side(low, ran):
     assert left["pairs"][0]["start"] is None and "B starts at zero" in left["start_unknown"]["lora r=2 seed 0"]
     assert right["pairs"][0]["phi"] != left["pairs"][0]["phi"]
 
+    said = "lora r=2 seed 0: nothing before training to compare with: B starts at zero."
+    assert said in analyses.section(left, "0").notes
 
 def test_a_start_taken_out_of_w_has_half_the_directions_of_what_came_of_it(ran):
     runs = [ran(method="pissa", method__rank=2).folder, ran(method="pissa", method__rank=2, seed=1).folder]

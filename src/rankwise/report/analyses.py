@@ -156,7 +156,7 @@ def _three(row: Document, *keys: str) -> list[str]:
 
 def _unknown(document: Document) -> list[str]:
     unknown = document.get("start_unknown", {})
-    return [f"{run}: before training is not known, as {why}." for run, why in unknown.items()]
+    return [f"{run}: nothing before training to compare with: {why}." for run, why in unknown.items()]
 
 
 def _scope(document: Document) -> str:
@@ -189,7 +189,7 @@ _SHOWN = {
         "what random subspaces have; excess is φ − chance. Before training: the same of the factor of that side (A on "
         "the right, B on the left) as it was drawn. W: the base's own top directions.",
         "Upper maps: φ(i, j) after training, i of the first run downwards, j of the second to the right. Lower maps: "
-        "the same before training, or by chance where that is not known. What is brighter above was learned.",
+        "the same before training, or by chance where there is none. What is brighter above was learned.",
         "pairs",
     ),
     "amplification": _Shown(
