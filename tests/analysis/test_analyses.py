@@ -12,6 +12,7 @@ from rankwise import analysis
 from rankwise.adapters.shrink import shrink
 from rankwise.analysis.truncation import cuts
 from rankwise.commands.analyze import main
+from rankwise.errors import Refused
 from rankwise.report import analyses, analysis_plots
 from rankwise.report.formats import percent
 from rankwise.report.palette import FULL
@@ -177,6 +178,16 @@ def test_an_answer_has_one_file_whatever_the_order_of_runs_that_are_alike_to_it(
 def test_json_is_the_whole_output(low, tmp_path, capsys):
     assert main(["spectrum", str(low.folder), "--json", "--out", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out)["analysis"] == "spectrum"
+
+
+def test_where_nothing_can_be_written_is_said_before_a_run_is_read(tmp_path):
+    taken = tmp_path / analyses.FOLDER
+    taken.touch()
+    for given, said in (([], f"{taken}/"), (["--out", str(taken)], f"--out {taken}/")):
+        with pytest.raises(Refused) as refused:
+            main(["spectrum", str(tmp_path / "no-run"), *given])
+        assert str(refused.value).startswith(f"{said}spectrum.json: cannot be written (Not a directory)")
+        assert str(refused.value).endswith("; give --out FOLDER") == (not given)
 
 
 def test_a_file_that_is_no_analysis_is_left_out_of_the_report(study, low, tmp_path, capsys):

@@ -302,7 +302,7 @@ def write(file: Path, text: str, flag: str = "") -> None:
         raise Refused(f"{flag}{file}: cannot be written ({error.strerror or error})") from None
 
 
-def writable(file: Path, flag: str) -> None:
+def writable(file: Path, flag: str, remedy: str = "") -> None:
     """Raise Refused, before anything is computed, where ``write`` will not be able to."""
     import tempfile
 
@@ -312,7 +312,7 @@ def writable(file: Path, flag: str) -> None:
     except OSError as error:
         why = error.strerror
     if why:
-        raise Refused(f"{flag}{file}: cannot be written ({why})")
+        raise Refused(f"{flag}{file}: cannot be written ({why}){remedy}")
 
 
 def show_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], left: int | None = None) -> None:

@@ -35,19 +35,19 @@ def main(arguments: list[str]) -> int:
     from rankwise.report import analyses, svg
     from rankwise.report.table import rendered
 
-    if options.out:
-        above = next(place for place in (options.out, *options.out.absolute().parents) if place.exists())
-        writable(above / f"{options.name}.json", "--out ")
+    folder = options.out or options.runs[0].expanduser().resolve().parent / analyses.FOLDER
+    flag, remedy = ("--out ", "") if options.out else ("", "; give --out FOLDER")
+    above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    writable(above / f"{options.name}.json", flag, remedy)
     document = analyze(options.name, options.runs, options.layer, options.module, options.side, options.of)
     stem = analyses.stem(document)
     part = analyses.section(document, stem)
-    folder = options.out or options.runs[0].expanduser().resolve().parent / analyses.FOLDER
     files = {
         folder / f"{stem}.json": json.dumps(document, ensure_ascii=False) + "\n",
         folder / f"{stem}.svg": svg.alone(part.plot.image),
     }
     for file, text in files.items():
-        write(file, text, "--out ")
+        write(file, text, flag)
     if options.json:
         print_json(document)
     else:
