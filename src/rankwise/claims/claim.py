@@ -9,6 +9,8 @@ VERDICTS = (REPRODUCED, CONTRADICTED, INCONCLUSIVE)
 FROM_RUNS = ("trained", "spectral")  # kinds that finished runs answer
 TIERS = ("quick", "full")
 
+Spec = dict[str, Any]  # a config in a few words
+
 
 class NotRun(Exception):
     """Nothing can be said yet; the message is the reason, in words that finish "not run: …"."""

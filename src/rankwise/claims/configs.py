@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from rankwise.claims.claim import Spec
 from rankwise.config import Config
 from rankwise.measure.ledger import Footprint
 from rankwise.measure.shape import Shape
@@ -17,7 +18,6 @@ from rankwise.plan.operations import beside_full
 from rankwise.plan.totals import Row
 from rankwise.study.compose import composed
 
-Spec = dict[str, Any]
 T = TypeVar("T")
 _Run = TypeVar("_Run", bound=Counted)
 

@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 
 from rankwise import metrics
-from rankwise.claims.claim import Estimate, NotRun
+from rankwise.claims.claim import Estimate, NotRun, Spec
 from rankwise.compare import by_replicate
 from rankwise.report.arms import Arm, group
 from rankwise.report.flags import of_training
 from rankwise.statistics import Floats
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record
-
-Spec = dict[str, Any]
 
 _KEYS = {key: f"{key}.name" for key in ("method", "targets", "quant")} | {"lr": "optim.lr", "n_train": "task.n_train"}
 _KEYS |= {key: f"method.{key}" for key in ("rank", "alpha", "budget", "init")}

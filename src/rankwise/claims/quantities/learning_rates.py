@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from rankwise import metrics
-from rankwise.claims.claim import Estimate, NotRun
-from rankwise.claims.selection import Compared, Spec, compared, runs_of, words
+from rankwise.claims.claim import Estimate, NotRun, Spec
+from rankwise.claims.selection import Compared, compared, runs_of, words
 from rankwise.compare import by_replicate
 from rankwise.errors import plural
 from rankwise.report.arms import whole_rates

@@ -3,8 +3,8 @@
 import itertools
 from collections.abc import Callable
 
-from rankwise.claims.claim import Estimate
-from rankwise.claims.configs import Spec, blocks, counted, footprint, on_meta, operations
+from rankwise.claims.claim import Estimate, Spec
+from rankwise.claims.configs import blocks, counted, footprint, on_meta, operations
 from rankwise.measure.ledger import Ledger
 from rankwise.model.targets import block_linears, shape
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from rankwise.analysis import analyze
-from rankwise.claims.claim import Estimate, NotRun
-from rankwise.claims.selection import Spec, compared
+from rankwise.claims.claim import Estimate, NotRun, Spec
+from rankwise.claims.selection import compared
 from rankwise.statistics import interval
 from rankwise.tracking.record import Record
 

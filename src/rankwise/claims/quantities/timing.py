@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from rankwise.claims.claim import Estimate
-from rankwise.claims.configs import Spec, config_of
+from rankwise.claims.claim import Estimate, Spec
+from rankwise.claims.configs import config_of
 from rankwise.config import Config
 from rankwise.measure.latency import Call, forward, interleaved, ratio_of_medians
 from rankwise.measure.random_models import base_model, batch, merged_model

@@ -11,8 +11,8 @@ import numpy as np
 from scipy import stats
 
 from rankwise import metrics
-from rankwise.claims.claim import Estimate, NotRun
-from rankwise.claims.selection import Spec, compared
+from rankwise.claims.claim import Estimate, NotRun, Spec
+from rankwise.claims.selection import compared
 from rankwise.compare import NotComparable, Scores
 from rankwise.statistics import Z95, interval
 from rankwise.tracking.fields import at
