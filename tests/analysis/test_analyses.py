@@ -41,9 +41,9 @@ def test_between_seeds_and_on_the_left_side(low, ran):
     assert right["pairs"][0]["start"] and not right["start_unknown"]
     assert left["pairs"][0]["start"] is None and "B starts at zero" in left["start_unknown"]["lora r=2 seed 0"]
     assert right["pairs"][0]["phi"] != left["pairs"][0]["phi"]
-
     said = "lora r=2 seed 0: nothing before training to compare with: B starts at zero."
     assert said in analyses.section(left, "0").notes
+
 
 def test_a_start_taken_out_of_w_has_half_the_directions_of_what_came_of_it(ran):
     runs = [ran(method="pissa", method__rank=2).folder, ran(method="pissa", method__rank=2, seed=1).folder]
@@ -139,7 +139,7 @@ def test_every_analysis_is_printed_written_and_shown_in_the_report(name, low, hi
     ElementTree.parse(file.with_suffix(".svg"))
     (section,) = analyses.of_records([Record({}, {}, folder=tmp_path / "run")])
     assert section.rows and all(len(row) == len(section.header) for row in section.rows)
-    assert section == analyses.section(document, "0-0") and section.plot.image.startswith("<svg")
+    assert section == analyses.section(document, "0") and section.plot.image.startswith("<svg")
     assert document["question"] in printed and f"{file.stem}.svg" in printed
 
 
@@ -155,13 +155,10 @@ def test_runs_and_options_have_files_of_their_own_beside_the_runs_and_all_are_sh
     for runs, *options in asked:
         assert main(["spectrum", *(str(run.folder) for run in runs), *options]) == 0
     assert {file.stem for file in (study / analyses.FOLDER).glob("*.json")} == wanted
-    shown = analyses.sections(study)
+    shown = analyses.of_records([low.record, high.record])
     assert len(shown) == 4 and "Rank of the update, block 1, q" in [part.title for part in shown]
 
 
-@pytest.mark.parametrize("ids", [["../../x"], ["0123456789"] * 30, [""]])
-def test_ids_of_many_runs_or_of_a_strangers_make_a_name_of_a_file(ids):
-    name = analyses.stem({"analysis": "spectrum", "runs": [{"id": run_id} for run_id in ids]})
 def test_an_answer_has_one_file_whatever_the_order_of_runs_that_are_alike_to_it():
     orders = {name: {} for name in analysis.WHAT}
     for name, found in orders.items():
@@ -172,6 +169,9 @@ def test_an_answer_has_one_file_whatever_the_order_of_runs_that_are_alike_to_it(
     assert all(len(found) == 1 for found in orders.values())
 
 
+@pytest.mark.parametrize("ids", [["../../x"], ["0123456789"] * 30, [""]])
+def test_ids_of_many_runs_or_of_a_strangers_make_a_name_of_a_file(ids):
+    name = analyses.stem({"analysis": "spectrum", "runs": [{"id": run_id} for run_id in ids]})
     assert re.fullmatch(r"spectrum-[0-9a-f]{10}", name)
 
 
@@ -200,8 +200,8 @@ def test_a_file_that_is_no_analysis_is_left_out_of_the_report(study, low, tmp_pa
     for number, text in enumerate(texts):
         (folder / f"{number}.json").write_text(text)
     capsys.readouterr()
-    assert len(analyses.sections(tmp_path)) == 1 and capsys.readouterr().err.count("left out") == len(texts)
-    assert analyses.sections(tmp_path / "nowhere") == []
+    records = [Record({}, {}, folder=tmp_path / where) for where in ("run", "nowhere/run")]
+    assert len(analyses.of_records(records)) == 1 and capsys.readouterr().err.count("left out") == len(texts)
 
 
 @pytest.mark.parametrize("name", ["a\\q", '"><script>x<!--', "$x$"])
@@ -210,6 +210,6 @@ def test_the_name_of_a_file_does_not_reach_the_page(low, tmp_path, name):
     assert main(["spectrum", str(low.folder), "--out", str(folder)]) == 0
     (file,) = folder.glob("*.json")
     file.rename(folder / f"{name}.json")
-    (section,) = analyses.sections(tmp_path)
+    (section,) = analyses.of_records([Record({}, {}, folder=tmp_path / "run")])
     ElementTree.fromstring(section.plot.image)
     assert name not in str(section)

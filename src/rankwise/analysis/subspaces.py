@@ -4,7 +4,6 @@ import copy
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -146,7 +145,7 @@ def drawn_factors(run: Run) -> dict[str, Delta] | str:
     lm = skeleton(architecture(config.model, base_asset(run)), kind, run.outputs, loading.attention(run))
     lm.to_empty(device="cpu").requires_grad_(False)  # adapters of a base on the meta device get no values
     with torch.no_grad():
-        model = adapt(lm, replace(config, method=replace(method, init_from=None))).model
+        model = adapt(lm, config).model
     drawn = {}
     for name, layer in inits.layers(model):
         b, a = (side["default"].weight.detach().double() for side in (layer.lora_B, layer.lora_A))

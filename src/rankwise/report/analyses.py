@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -31,20 +30,14 @@ class Analysis(Section):
 
 
 def of_records(records: Iterable[Record]) -> list[Analysis]:
-    """The sections of every study that the records are of."""
-    studies = dict.fromkeys(record.folder.resolve().parent for record in records)
-    return [part for number, study in enumerate(studies) for part in sections(study, f"{number}-")]
-
-
-def sections(folder: Path, mark: str = "") -> list[Analysis]:
-    """One section for each document in a study's ``analysis`` folder; a file that is none is left out.
-
-    Ids are numbers behind ``mark``: the name of a file is a stranger's.
+    """One section for each document in the ``analysis`` folders of the records' studies; a file that is none is left
+    out. Ids are numbers: the name of a file is a stranger's.
     """
     parts: list[Analysis] = []
-    for file in sorted((folder / FOLDER).glob("*.json")):
+    studies = dict.fromkeys(record.folder.resolve().parent for record in records)
+    for file in (file for study in studies for file in sorted((study / FOLDER).glob("*.json"))):
         try:
-            parts.append(section(json.loads(file.read_text(encoding="utf-8")), f"{mark}{len(parts)}"))
+            parts.append(section(json.loads(file.read_text(encoding="utf-8")), str(len(parts))))
         except Exception:  # whatever is not as this version wrote it
             print(f"rankwise: left out: {file}: not an analysis of this version", file=sys.stderr)
     return parts
@@ -60,7 +53,6 @@ def section(document: Document, mark: str) -> Analysis:
     caption = shown.caption + f" Of {len(each)} the first {_MOST} are drawn." * (len(each) > _MOST)
     figure = getattr(analysis_plots, document["analysis"])(document | {shown.panels: each[:_MOST]})
     drawn = plot(figure, name, title, caption, wide=True)
-    first = document["analysis"] == "truncation"  # which cuts the first
     of = {"delta": "ΔW", "A": "A alone"}.get(document.get("of", ""))
     notes = [shown.note.format_map(document | {"of": of}), *_unknown(document), _scope(document)]
     return Analysis(name, title, header, rows, notes, document["question"], plot=drawn)
@@ -68,6 +60,7 @@ def section(document: Document, mark: str) -> Analysis:
 
 def stem(document: Document) -> str:
     """The files' name: the analysis, the runs by their ids, and the options that were not left to it."""
+    first = document["analysis"] == "truncation"  # which cuts the first
     given = [run["id"] for run in document["runs"]]
     ids = "-".join([*given[:first], *sorted(given[first:])])
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", ids):  # many runs, or a stranger's

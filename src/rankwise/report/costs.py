@@ -79,19 +79,14 @@ def beside(arm: Arm, full: Arm) -> list[tuple[str, float, float, str]]:
     return [(what, mine, theirs, unit) for what, mine, theirs, unit in both if mine and theirs]
 
 
-def seconds(arm: Arm) -> dict[str, float]:
-    """``{phase_s: median over runs}`` of every phase that the records have, with the total."""
-    phases = dict.fromkeys(key for run in arm.runs for key in run.compute.get("seconds") or {})
-    medians = {key: arm.median(f"compute.seconds.{key}") for key in phases}
-    return {key: value for key, value in medians.items() if value is not None}
-
-
 def compute(arm: Arm) -> dict[str, Any]:
     """How an arm computed, and how fast: what all runs share, and medians of what was measured."""
     same = {key: arm.first(f"compute.{key}") for key in _SAME}
     measured = {key: arm.median(f"compute.{key}") for key in ("tokens", "tokens_per_s", "mfu", "peak_flops")}
     operations = {key: arm.median(f"compute.flops.{key}") for key in _FLOPS}
-    return same | measured | {"flops": operations, "seconds": seconds(arm)}
+    phases = dict.fromkeys(key for run in arm.runs for key in run.compute.get("seconds") or {})
+    seconds = {key: value for key in phases if (value := arm.median(f"compute.seconds.{key}")) is not None}
+    return same | measured | {"flops": operations, "seconds": seconds}
 
 
 def break_even(arms: list[Arm]) -> str:
