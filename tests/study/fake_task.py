@@ -84,7 +84,6 @@ def until(condition: Callable[[], object], seconds: float = DEADLINE_S) -> None:
 def do_report(config: Config, home: Path) -> None:
     torch = sys.modules.get("torch")
     info = {
-        "argv": sys.argv,
         "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "session": os.getsid(0) == os.getpid(),
         "threads": torch.get_num_threads() if torch else int(os.environ["OMP_NUM_THREADS"]),

@@ -144,10 +144,14 @@ def test_a_value_that_is_a_list_or_none_is_chosen_as_a_number_is(tiny, capsys):
 
 
 class Elsewhere(LocalLauncher):
-    """All its runs are at another process."""
+    """All its runs are at another process, or have another status."""
+
+    def __init__(self, status: str = SKIPPED, join: bool = False):
+        super().__init__(join=join)
+        self.status = status
 
     def start(self, configs, stage):
-        return [Outcome(folder(config), SKIPPED) for config in configs]
+        return [Outcome(folder(config), self.status) for config in configs]
 
 
 @pytest.mark.parametrize(("join", "remedy"), [(False, ""), (True, " without --join")])
@@ -294,11 +298,11 @@ def test_two_spellings_of_a_path_are_one_run(tiny, key):
 def test_a_run_that_is_given_twice_starts_once_and_of_one_that_was_stopped_no_error_is_said(tiny, tmp_path, capsys):
     config = tiny(outputs=str(tmp_path))
     config.method.name = "tfidf"
-    first, second = launcher.run([config, replace(config, name=None)], launcher.launch)
+    first, second = launcher.run(LocalLauncher(), [config, replace(config, name=None)])
     assert first is second and first.status == records.FINISHED
     assert [found.run["attempts"] for found in records.find([tmp_path])] == [1]
     other = replace(config, seed=1)
-    launcher.run([other], lambda left: [Outcome(folder(one), records.STOPPED) for one in left])
+    launcher.run(Elsewhere(status=records.STOPPED), [other])
     assert capsys.readouterr().err.endswith(f"1 run; 1 to run\nrankwise: {folder(other).name} stopped\n")
 
 

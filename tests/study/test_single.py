@@ -247,3 +247,11 @@ def test_an_automatic_batch_that_means_nothing_is_one_line(words, said, tmp_path
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
     assert said in (error := capsys.readouterr().err) and error.count("\n") == 1 and not any(tmp_path.iterdir())
+
+
+def test_a_dry_run_of_a_snapshot_is_refused_inside_a_launcher_of_ranks_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOCAL_RANK", "0")  # as torchrun and Slurm set it
+    assert main(["train", "--config", "c.yaml", "--dry-run"]) == main(["train", "hydra.run.dir=x"]) == 2
+    said = capsys.readouterr().err
+    assert "--dry-run: not with --config" in said and "hydra.run.dir=x: runs go to outputs=FOLDER" in said

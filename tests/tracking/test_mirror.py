@@ -7,6 +7,7 @@ from wandb_file import Seen, seen
 from wandb_server import KEY, ContractServer, Fault
 from whole import LINE, check, rows, wandb_id, whole
 
+from hydra_plugins.rankwise.plugins import LocalLauncher
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.identity import folder, label
@@ -122,7 +123,7 @@ def test_tags_notes_and_the_folder_of_the_environment_are_taken(start, tracked, 
 def test_one_run_s_id_is_refused_for_several_before_anything_is_written(tracked, monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_RUN_ID", "mine")
     with pytest.raises(Refused, match=r"^WANDB_RUN_ID=mine: is the id of one run, and these are 2; unset it$"):
-        launcher.run([tracked(seed=seed) for seed in range(2)], launcher.launch)
+        launcher.run(LocalLauncher(), [tracked(seed=seed) for seed in range(2)])
     assert not [*tmp_path.rglob("result.json")]
 
 

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -29,7 +29,6 @@ class _Single:
     """The single run that ``call_hydra`` is about to start, and how it ended."""
 
     start: Callable[[Config], int] | None = None
-    argv: ClassVar[list[str]] = []
     ended: int | BaseException = 0
 
 
@@ -49,7 +48,7 @@ def call_hydra(
     arguments = micro_batch.settled(debug.settled(arguments), _listed)
     compose.register_schema()
     multirun.exit_code, multirun.instead, multirun.here = 0, study, here
-    _Single.start, _Single.argv, _Single.ended = single, sys.argv, 0
+    _Single.start, _Single.ended, argv = single, 0, sys.argv
     full_error, log = os.environ.get("HYDRA_FULL_ERROR"), logging.getLogger()
     level, handlers = log.level, log.handlers[:]
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -70,7 +69,7 @@ def call_hydra(
         with compose.explained(arguments), fork_server.kept():
             hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)()
     finally:
-        sys.argv = _Single.argv
+        sys.argv = argv
         log.setLevel(level)  # Hydra's last as long as the process
         log.handlers[:] = handlers
         os.environ.pop("HYDRA_FULL_ERROR") if full_error is None else os.environ.update(HYDRA_FULL_ERROR=full_error)
@@ -145,7 +144,6 @@ def task(cfg: DictConfig) -> Any:
         from rankwise.run import run
 
         return run(compose.to_config(compose.unresolved(cfg))).to_dict()
-    sys.argv = _Single.argv  # what relaunches a process (Lightning's DDP) must see the user's own command line
     assert _Single.start is not None
     try:
         for word in HydraConfig.get().overrides.hydra:

@@ -4,18 +4,20 @@ A fresh process takes seconds to import torch and friends, a fork of one that di
 measured cleanly. How a run goes and ends is read from its folder: record, journal and log.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -35,6 +37,9 @@ from rankwise.tracking.journal import Tail
 from rankwise.tracking.provenance import command
 from rankwise.tracking.record import FAILED, FINISHED, STOPPED
 
+if TYPE_CHECKING:
+    from hydra_plugins.rankwise.plugins import LocalLauncher
+
 _JOB_BYTES = 2 * 1024**3  # what a run of a small model may need
 _TICK_S = 0.25
 _IDLE_S = 600.0  # a run that uses no processor time for so long is ended
@@ -42,27 +47,18 @@ _WORK_S = 0.05  # of processor time; what merely waits uses less
 _OTHERS_S = 2.0  # how often one looks at runs that other machines have
 
 
-Launch = Callable[[Sequence[Config]], "list[Outcome]"]
-
-
-def run(
-    configs: Sequence[Config],
-    start: Launch,
-    stage: str = "",
-    counted: bool = True,
-    begun: Collection[Path] = (),
-) -> list[Outcome]:
+def run(launcher: LocalLauncher, configs: Sequence[Config], stage: str = "", counted: bool = True) -> list[Outcome]:
     """Run what is not finished of ``configs``, each run once, and say how each ended, in the order given.
 
     What the runs need is fetched first, here, with its progress in view. ``stage`` names them to who watches, to whom
-    it is said how many there are if they are to be ``counted``, but those that the same command had ``begun`` before;
-    ``start`` runs them. Failures are lines on stderr, with their logs. Raises Refused where all runs are refused for
-    one reason. Signals: as ``launch``.
+    it is said how many there are if they are to be ``counted``, but those that the ``launcher`` had begun before.
+    Failures are lines on stderr, with their logs. Raises Refused where all runs are refused for one reason. Signals: as
+    ``launch``.
     """
     if len(configs) > 1 and (name := os.environ.get("WANDB_RUN_ID")):
         raise Refused(f"WANDB_RUN_ID={name}: is the id of one run, and these are {len(configs)}; unset it")
     left = {folder(config): config for config in configs if not done(config)}
-    finished = [config for config in configs if folder(config) not in (*left, *begun)]
+    finished = [config for config in configs if folder(config) not in (*left, *launcher.begun)]
     before = f", {len(finished)} finished before" if finished else ""
     if other := outdated.summary(finished):
         before += f" ({other}{'; --rerun runs them again' * (not stage)})"
@@ -70,7 +66,8 @@ def run(
     if (counted and left) or finished:
         what = plural(len(finished) + len(left), "run") + f" ({stage})" * bool(stage)
         print(f"rankwise: {what}{before}; {len(left)} to run", file=sys.stderr)
-    outcomes = dict(zip(left, start([*left.values()]), strict=True))
+    outcomes = dict(zip(left, launcher.start([*left.values()], stage), strict=True))
+    launcher.begun |= {folder(config) for config in configs}
     reasons = {outcome.error if outcome.status == REFUSED else None for outcome in outcomes.values()}
     if len(reasons) == 1 and (reason := reasons.pop()):
         raise Refused(reason)
@@ -245,7 +242,7 @@ class _Engine:
         gpu = self._free.pop()
         threads = config.trainer.threads or self._slots.threads
         read = data.already_read(config)
-        job = Job(plain(config), str(target), self._task, threads, gpu, sys.argv[0], command(), read)
+        job = Job(plain(config), str(target), self._task, threads, gpu, command(), read)
         process = self._context.Process(target=work, args=(job,), name=target.name)
         made = [path for path in (target, *target.parents) if not path.exists()]
         rows = target / "metrics.jsonl"

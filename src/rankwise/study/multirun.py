@@ -25,7 +25,6 @@ from rankwise.study import debug
 from rankwise.study.axes import Row, excluded, paired
 from rankwise.study.compose import Composer, explained, hydra_tree, load, refuse_idle
 from rankwise.study.launcher import done, run
-from rankwise.study.outcome import Outcome
 from rankwise.study.tuning import Tuning
 from rankwise.tasks.data import check_files
 from rankwise.tracking import record as records
@@ -106,7 +105,7 @@ def _run_on_foreign(sweeper: StudySweeper, study: list[tuple[Config, Row]]) -> i
 def _run_here(launcher: LocalLauncher, configs: list[Config], trials: list[Config], tuning: Tuning | None) -> int:
     """Run trials first, where there are some, then the study with what they choose."""
     if tuning:
-        run_on(launcher, trials, "tuning")
+        run(launcher, trials, "tuning")
         if left := [trial for trial in trials if not records.is_done(trial)]:
             print(
                 f"rankwise: the study waits: {len(left)} of {len(trials)} tuning runs did not finish here, such as "
@@ -115,7 +114,7 @@ def _run_here(launcher: LocalLauncher, configs: list[Config], trials: list[Confi
             )
             return 1
         configs = tuning.frozen(configs)
-    outcomes = run_on(launcher, configs)
+    outcomes = run(launcher, configs)
     say_report(configs)
     return int(any(outcome.failed for outcome in outcomes))
 
@@ -142,13 +141,6 @@ def launcher_of(overrides: Sequence[str]) -> LocalLauncher:
     check_keys(launcher)
     launcher.check()
     return launcher
-
-
-def run_on(launcher: LocalLauncher, configs: Sequence[Config], stage: str = "", counted: bool = True) -> list[Outcome]:
-    """Run what is not finished, as ``launcher.run``."""
-    outcomes = run(configs, lambda left: launcher.start(left, stage), stage, counted, launcher.begun)
-    launcher.begun |= {folder(config) for config in configs}
-    return outcomes
 
 
 def _say_failed(config: Config, job: JobReturn | None) -> bool:
@@ -283,7 +275,7 @@ def run_rows(launcher: LocalLauncher, rows: Sequence[Sequence[str]]) -> list[Job
     composed = [_composed(compose, row) for row in rows]
     configs = [config for config in composed if isinstance(config, Config)]
     check_files(configs)
-    run_on(launcher, configs, counted=False)  # it asks for a few at a time
+    run(launcher, configs, counted=False)  # it asks for a few at a time
     return [_returned(one, row, launcher.returns or ["objective"]) for one, row in zip(composed, rows, strict=True)]
 
 

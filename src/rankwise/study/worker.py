@@ -39,7 +39,6 @@ class Job:
     task: str  # module:function
     threads: int  # of torch
     gpu: str | None  # for CUDA_VISIBLE_DEVICES; null leaves that as it is
-    program: str  # sys.argv[0] of the parent
     command: str  # as the user typed it
     read: dict[Any, data.Data]
 
@@ -118,15 +117,13 @@ class _Stop:
 
 
 def _settle(job: Job) -> None:
-    """Become a process of its own: session, log, device, threads, command line, and an eye on the parent."""
+    """Become a process of its own: session, log, device, threads, and an eye on the parent."""
     os.setsid()
     threading.Thread(target=_stop_with_parent, name="watch-parent", daemon=True).start()
     _print_to_log(job)
     if job.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = job.gpu
-    # Lightning starts itself again from sys.argv: that of a multirun would start the whole study.
     os.environ[COMMAND] = job.command
-    sys.argv = [job.program, "train", "--config", str(Path(job.folder) / "config.yaml")]
     os.environ["OMP_NUM_THREADS"] = str(job.threads)  # of torch that is not imported yet, and of our own children
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(job.threads)

@@ -47,7 +47,7 @@ def code_fingerprint() -> str:
 def command() -> str:
     """This process's command line, as a shell takes it."""
     words = [Path(word).name for word in sys.orig_argv]
-    if "rankwise" in words:  # Hydra and Lightning change sys.argv
+    if "rankwise" in words:  # Hydra changes sys.argv
         return shlex.join(["rankwise", *sys.orig_argv[words.index("rankwise") + 1 :]])
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
