@@ -10,20 +10,17 @@ from typing import Any
 import pytest
 from synthetic_study import FLAT, answers, curve, write_run
 
-from rankwise.config import Config, changed, typed
-from rankwise.errors import Refused
+from rankwise.config import Config, changed
 from rankwise.find.answer import answer
 from rankwise.find.pilot import Guess, guess_from
-from rankwise.find.question import LOOKS, TUNE, Budget, Question
+from rankwise.find.question import LOOKS, Budget, Question
 from rankwise.find.rates import Rates, Tuned
 from rankwise.find.rule import Decision, Evidence, Rule, decide, power
-from rankwise.find.story import Findings, Runs, Spent, answer_file, confirm, keep
-from rankwise.identity import folder
+from rankwise.find.story import Findings, Runs, answer_file, confirm, keep
 from rankwise.metrics import named
 from rankwise.report.answers import by_rank
 from rankwise.report.report import build
-from rankwise.tracking.lease import owned
-from rankwise.tracking.record import FAILED, FINISHED, Record, begin, read
+from rankwise.tracking.record import FAILED, Record, begin, read
 
 RANKS = (2, 4, 8)
 FOUR = Guess(4)
@@ -50,7 +47,7 @@ def costs(rank: int | None) -> Record:
     size = 10_000 * rank if rank else 20_000_000
     return Record(
         {"status": "finished", "name": f"r{rank}"},
-        {"method": {"name": "lora" if rank else "full"}},
+        {"method": {"name": "lora" if rank else "full"}, "trainer": {"max_steps": 6}},
         params={"trainable": size, "total": 20_000_000},
         metrics={"test": {"accuracy": {"value": 0.8, "n": 2000}}},
         memory={"train": dict.fromkeys(("peak_bytes", "other_bytes"), 200 if rank else 400)},
@@ -147,10 +144,14 @@ def test_of_an_error_the_sentence_has_the_sign_of_the_scores(findings, gain, eno
 def test_times_are_told_by_runs_that_trained_for_all_their_steps(findings):
     found = findings({4: seen(0.0, 2, 3, over=0.004)}, budget=Budget(seconds=300), stopped="budget")
     for path, record in found.runs.records.items():
-        share = 30 if path.name in "012" else 100
-        record.config["trainer"] = {"max_steps": share}
-        record.compute["seconds"]["total_s"] = 0.6 * share
-    assert found.runs.cost_s(4) == pytest.approx(4 * 60 / 2)  # two side by side
+        steps = 2 if path.name in "012" else 6
+        record.config["trainer"] = {"max_steps": steps}
+        record.compute["seconds"] = {"total_s": 6 + 9.0 * steps, "train_s": 9.0 * steps}
+    short, whole = (found.question.run_of(4, 0, share=share) for share in (1 / 3, 1.0))
+    two = [found.runs, replace(found.runs, records=dict([*found.runs.records.items()][:2]))]  # all, or short ones alone
+    for runs in two:
+        assert runs.cost_s([whole] * 4) == pytest.approx(4 * 60 / 2)  # two side by side
+        assert runs.cost_s([short, whole]) == pytest.approx((24 + 60) / 2)
     assert "2 more seeds (about 2 min)" in answer(found)["sentence"]
 
 
@@ -371,30 +372,3 @@ def test_the_last_run_is_told_to_wandb_again_with_the_sentence(findings, tmp_pat
     keep(replace(found, runs=replace(found.runs, records={tmp_path: record})), {"sentence": "Rank 8 is enough."})
     (sent,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert b"Rank 8 is enough." in sent.read_bytes() and read(record.folder or tmp_path).run["answer"]
-
-
-def test_runs_that_are_there_are_read_whatever_is_left_of_the_budget(findings, tiny, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    runs, config = findings({}, budget=Budget(runs=3)).runs, tiny("bert", "lora", "qv")
-    record = begin(config, None)
-    record.run["status"] = FINISHED
-    record.write()
-    assert [run.run["id"] for run in runs([config], "confirm")] == [record.run["id"]]
-    other = changed(config, {"seed": 7})
-    with pytest.raises(Spent):
-        runs([config, other], "confirm")
-    with owned(folder(other)), pytest.raises(Refused, match="another process has this run; the same command goes on"):
-        replace(runs, question=replace(runs.question, budget=Budget()))([other], "confirm")
-    launched: list[list[Config]] = []
-    free = Runs(replace(runs.question, budget=Budget()), lambda configs, _: launched.append([*configs]))
-    assert [run.status for run in free([other], "confirm")] == [FAILED]  # it left nothing
-    free([config, other, third := changed(config, {"seed": 8})], "confirm")  # what failed in this start is over
-    assert launched == [[other], [config, third]]
-    tuning = begin(runs.question.run_of(None, 0, stage=TUNE), None)
-    tuning.run["status"] = FAILED
-    tuning.write()
-    for settled in (False, True):  # once the guess is, what failed in tuning stays so: the rates are as they were
-        anew = Runs(free.question, free.launch)
-        assert [run.status for run in anew([typed(tuning.config)], "learning-rate")] == [FAILED]
-        assert len(launched) == 3, settled
-        answer_file(free.question).write_text("{}")

@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     """Print the sentence and the table. Exit code: 0 done, 1 some runs failed."""
     spec = parser("find", DESCRIPTION, f"groups:\n{groups()}", jobs=True, as_json=True)
     spec.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train; method.rank lists candidates")
-    spec.add_argument("--budget", metavar="30m|RUNS", help="stop when this is spent, earlier starts included")
+    spec.add_argument("--budget", metavar="30m|RUNS", help="stop before more is spent, earlier starts included")
     spec.add_argument("--margin", metavar="SIZE", help="what counts as the same: 0.02 or 2%% (default: the task's)")
     spec.add_argument("--seeds", type=int, default=8, metavar="3|5|8", help="of an arm, at most: fewer decide less")
     spec.add_argument("--rates", choices=("tune", "default"), default="tune", help="tune learning rates or not")

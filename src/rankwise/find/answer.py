@@ -131,7 +131,7 @@ def _advice(findings: Findings, rank: int, seen: Evidence, again: str) -> str:
     if not is_likely and not (seeds and findings.stopped):
         return f"Next to try: {_larger(findings, seen)}. {_spent(findings)}"
     more, runs = 2 * (seeds - seen.seeds), question.budget.runs
-    cost_s = findings.runs.cost_s(more)
+    cost_s = findings.runs.cost_s([question.method] * more)
     budget = str(runs + more) if runs else f"{math.ceil((findings.runs.seconds + cost_s) / 60)}m"
     go_on = f"{again} --budget {budget}"
     if is_plain:
@@ -175,7 +175,8 @@ def _cost(findings: Findings) -> dict[str, Any]:
     """What was run, and what the whole grid would have been."""
     runs, (arms, seeds, tried) = findings.runs, _grid(findings)
     grid = arms * (seeds + tried) if seeds else 0
-    return {"runs": len(runs.records), "seconds": runs.seconds, "grid_runs": grid, "grid_s": runs.cost_s(grid)}
+    grid_s = runs.cost_s([findings.question.method] * grid)
+    return {"runs": len(runs.records), "seconds": runs.seconds, "grid_runs": grid, "grid_s": grid_s}
 
 
 def _grid(findings: Findings) -> tuple[int, int, int]:

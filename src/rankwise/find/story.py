@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,14 +45,19 @@ class Runs:
         """The records of ``configs``, in their order. Raises Spent when running what is left would cost too much, and
         Refused for a run that another process has.
         """
+        self.records |= {folder(config): self._read(config) for config in configs if records.is_done(config)}
         asked = [config for config in configs if records.is_done(config) or not self._is_over(config)]
         left = [config for config in asked if not records.is_done(config)]
         if left:  # what is there costs nothing more, however small the budget is by now
             budget = self.question.budget
             if budget.runs is not None and len(self.records) + len(left) > budget.runs:
                 raise Spent
-            if budget.seconds is not None and self.records and self.seconds + self.cost_s(len(left)) > budget.seconds:
-                raise Spent
+            if budget.seconds is not None:
+                if not self.records and len(left) > self.jobs:
+                    self(left[: self.jobs], stage)  # which tell what the others cost
+                    return self(configs, stage)
+                if self.seconds + self.cost_s(left) > budget.seconds:
+                    raise Spent
             self.launch(asked, stage)
         done = {folder(config): self._read(config) for config in configs}
         self.records |= done
@@ -78,22 +83,20 @@ class Runs:
     @property
     def seconds(self) -> float:
         """Wall time of all runs so far, side by side as they were."""
-        return self._seconds(self.records.values())
+        return math.fsum(at(run, "compute.seconds.total_s") or 0.0 for run in self.records.values()) / self.jobs
 
-    def _seconds(self, runs: Iterable[Record]) -> float:
-        return math.fsum(at(run, "compute.seconds.total_s") or 0.0 for run in runs) / self.jobs
-
-    def cost_s(self, runs: int) -> float:
-        """What so many more runs will take, by the mean of those so far that trained longest: some of tuning's are
-        short.
-        """
-        steps = {path: _steps(run) for path, run in self.records.items()}
-        whole = [run for path, run in self.records.items() if steps[path] == max(steps.values())]
-        return self._seconds(whole) / max(1, len(whole)) * runs
+    def cost_s(self, configs: Sequence[Config]) -> float:
+        """What these will take, by the mean of those that trained longest: training by its steps, the rest alike."""
+        most = max((_steps(run.config["trainer"]) for run in self.records.values()), default=0.0)
+        longest = [run for run in self.records.values() if _steps(run.config["trainer"]) == most]
+        known = [run.compute.get("seconds", {}) for run in longest]
+        parts = ([of.get(part) or of.get("total_s") or 0.0 for of in known] for part in ("total_s", "train_s"))
+        total_s, train_s = (math.fsum(part) / max(1, len(known)) for part in parts)
+        return sum(total_s + train_s * (_steps(vars(c.trainer)) / most - 1) for c in configs if most) / self.jobs
 
 
-def _steps(run: Record) -> float:
-    return float(at(run, "config.trainer.max_steps") or at(run, "config.trainer.epochs") or 0)
+def _steps(trainer: Mapping[str, Any]) -> float:
+    return float(trainer.get("max_steps") or trainer["epochs"])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,70 @@
+"""What is run within a budget, and what is run again at a second start."""
+
+import contextlib
+from dataclasses import replace
+
+import pytest
+from tiny_configs import Tiny
+
+from rankwise.config import Config, changed, typed
+from rankwise.errors import Refused
+from rankwise.find.question import TUNE, Budget, Question
+from rankwise.find.story import Runs, Spent, answer_file
+from rankwise.identity import folder
+from rankwise.tracking.lease import owned
+from rankwise.tracking.record import FAILED, FINISHED, begin
+
+
+def asked(tiny: Tiny, budget: Budget) -> Question:
+    return Question(tiny("bert", "lora", "qv"), tiny("bert", "full"), (2, 4, 8), tuned=False, budget=budget)
+
+
+@pytest.mark.parametrize(("budget", "ran"), [(19, [2]), (30, [2, 2]), (31, [2, 2, 1])])
+def test_a_budget_of_time_ends_before_it_is_exceeded(tiny, tmp_path, monkeypatch, budget, ran):
+    monkeypatch.chdir(tmp_path)
+    launched: list[int] = []
+
+    def launch(configs: list[Config], stage: str) -> None:
+        left = [config for config in configs if not (folder(config) / "result.json").exists()]
+        launched.append(len(left))
+        for record in (begin(config, None) for config in left):
+            record.run["status"] = FINISHED
+            record.compute["seconds"] = {"total_s": 10.0, "train_s": 6.0}
+            record.write()
+
+    runs = Runs(asked(tiny, Budget(seconds=budget)), launch, jobs=2)
+    stages = [[runs.question.run_of(4, seed, share=1 / 3) for seed in range(4)], [runs.question.run_of(4, 0)]]
+    with contextlib.suppress(Spent):
+        for number, configs in enumerate(stages):
+            runs(configs, str(number))
+    assert launched == ran
+
+
+def test_runs_that_are_there_are_read_whatever_is_left_of_the_budget(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs, config = Runs(asked(tiny, Budget(runs=3)), lambda *_: None), tiny("bert", "lora", "qv")
+    runs.records |= {tmp_path / str(n): begin(config, None) for n in range(2)}
+    record = begin(config, None)
+    record.run["status"] = FINISHED
+    record.write()
+    assert [run.run["id"] for run in runs([config], "confirm")] == [record.run["id"]]
+    other = changed(config, {"seed": 7})
+    with pytest.raises(Spent):
+        runs([config, other], "confirm")
+    with pytest.raises(Spent):  # of an earlier start
+        Runs(asked(tiny, Budget(runs=1)), lambda *_: None)([config, other], "confirm")
+    with owned(folder(other)), pytest.raises(Refused, match="another process has this run; the same command goes on"):
+        replace(runs, question=replace(runs.question, budget=Budget()))([other], "confirm")
+    launched: list[list[Config]] = []
+    free = Runs(replace(runs.question, budget=Budget()), lambda configs, _: launched.append([*configs]))
+    assert [run.status for run in free([other], "confirm")] == [FAILED]  # it left nothing
+    free([config, other, third := changed(config, {"seed": 8})], "confirm")  # what failed in this start is over
+    assert launched == [[other], [config, third]]
+    tuning = begin(runs.question.run_of(None, 0, stage=TUNE), None)
+    tuning.run["status"] = FAILED
+    tuning.write()
+    for settled in (False, True):  # once the guess is, what failed in tuning stays so: the rates are as they were
+        anew = Runs(free.question, free.launch)
+        assert [run.status for run in anew([typed(tuning.config)], "learning-rate")] == [FAILED]
+        assert len(launched) == 3, settled
+        answer_file(free.question).write_text("{}")
