@@ -11,7 +11,7 @@ from tiny_configs import Tiny
 
 from rankwise.config import Config, plain
 from rankwise.find.question import TUNE, TUNING_SEED, Question
-from rankwise.find.rates import Rates, tune
+from rankwise.find.rates import Failed, Rates, tune
 from rankwise.report.report import compared
 from rankwise.tracking.record import Record
 
@@ -40,8 +40,8 @@ class Runner:
         metrics = {
             "validation": {name: {"value": value, "se": self.se, "n": 100}, "loss": {"value": self.loss(config)}}
         }
-        status = "finished" if value is not None else "failed"
-        return Record({"status": status}, plain(config), metrics=metrics, objective=value)
+        run = {"status": "failed" if value is None else "finished", "name": f"lr{config.method.lr}"}
+        return Record(run, plain(config), metrics=metrics, objective=value)
 
     def rates(self, method: str, epochs: float | None = None, rank: int | None = None) -> list[float]:
         return sorted(
@@ -86,6 +86,15 @@ def test_a_rate_at_which_the_run_fails_is_never_chosen(tiny):
     lr = asked(tiny).method.method.lr
     runner = Runner(lambda config: None if config.method.lr > 1.5 * lr else 0.5 + config.method.lr)
     assert found(tiny, runner).of(4) == lr
+
+
+@pytest.mark.parametrize("share", [1 / 3, 1])  # of the steps: in the first round, or in the second alone
+def test_a_side_of_which_every_run_fails_ends_it_before_a_guess(tiny, share):
+    fails = lambda config: config.method.name == "full" and config.trainer.epochs >= 3 * share  # noqa: E731
+    runner = Runner(lambda config: None if fails(config) else 0.8)
+    with pytest.raises(Failed, match=r"^lr3\.16e-05 failed: no result$"):
+        found(tiny, runner)
+    assert len(runner.configs) == (8 if share < 1 else 12)  # nothing more is tried, of either side
 
 
 @pytest.mark.parametrize(

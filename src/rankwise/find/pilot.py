@@ -16,19 +16,12 @@ from rankwise import machine
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.find.question import PILOT, PILOT_SEED, Question, middle
-from rankwise.find.rates import Rates, Runner
+from rankwise.find.rates import Failed, Rates, Runner
 from rankwise.forks import fork_server
 from rankwise.forks.preload import HEAVY
 from rankwise.metrics import Metric
 from rankwise.report.flags import is_constant
 from rankwise.tracking.record import FINISHED, Record
-
-
-class Failed(Exception):
-    """A run that the decision needs has failed; its seed is not replaced."""
-
-    def __init__(self, record: Record):
-        super().__init__(f"{record.run['name']} {record.status}: {(record.error or {}).get('message', 'no result')}")
 
 
 @dataclass(frozen=True)

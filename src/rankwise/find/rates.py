@@ -22,6 +22,14 @@ EXTENSIONS = 2  # rates beyond the edge, at most
 Runner = Callable[[Sequence[Config], str], list[Record]]  # configs and what they are for → their records, in order
 
 
+class Failed(Exception):
+    """A run that the decision needs has failed; its seed is not replaced."""
+
+    def __init__(self, record: Record):
+        why = "it diverged" if record.compute.get("diverged") else "no result"
+        super().__init__(f"{record.run['name']} {record.status}: {(record.error or {}).get('message', why)}")
+
+
 @dataclass(frozen=True)
 class Tuned:
     """The rate that was chosen for one arm, out of how many, and of how many more beyond the edge of those: as the
@@ -62,7 +70,10 @@ def least_runs(question: Question) -> int:
 
 
 def tune(question: Question, run: Runner) -> Rates:
-    """The rates of the method and of the reference, and of the first and last rank where their own is another."""
+    """The rates of the method and of the reference, and of the first and last rank where their own is another.
+
+    Raises Failed where no run of a side has a score.
+    """
     if not question.tuned:
         return Rates(question, Tuned(question.reference.method.lr), Tuned(question.method.method.lr))
     starts = {
@@ -108,6 +119,7 @@ def _rate(lr: float, steps: int) -> float:
 
 @dataclass(frozen=True)
 class _Score:
+    record: Record
     key: tuple[float, float, float]  # of ``preference``
     se: float
 
@@ -132,12 +144,15 @@ def _scores(
 def _score(record: Record) -> _Score:
     name = str(record.config["objective"]).removeprefix("val/")
     se = (record.metrics.get("validation") or {}).get(name, {}).get("se") or 0.0
-    return _Score(preference([record]), float(se))
+    return _Score(record, preference([record]), float(se))
 
 
 def _ordered(scores: dict[float, _Score]) -> list[float]:
-    """The rates, best first."""
-    return sorted(scores, key=lambda lr: scores[lr].key, reverse=True)
+    """The rates, best first. Raises Failed where no run has a score."""
+    ordered = sorted(scores, key=lambda lr: scores[lr].key, reverse=True)
+    if scores[ordered[0]].value == float("-inf"):
+        raise Failed(scores[ordered[0]].record)
+    return ordered
 
 
 def _best_two(scores: dict[float, _Score]) -> list[float]:
@@ -151,7 +166,7 @@ def _best_two(scores: dict[float, _Score]) -> list[float]:
 def _beyond(short: dict[float, _Score], full: dict[float, _Score]) -> float | None:
     """The next rate beyond the best one, if that is the lowest or highest of all that were tried."""
     tried, best = short | full, _ordered(full)[0]
-    if full[best].value == float("-inf") or min(tried) < best < max(tried):
+    if min(tried) < best < max(tried):
         return None
     return _rate(best, 1 if best == max(tried) else -1)
 

@@ -12,9 +12,9 @@ from rankwise.compare import Scores
 from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.find.evidence import arm_of, faults, gather, is_sound
-from rankwise.find.pilot import Failed, Guess, pilot, pilot_run
+from rankwise.find.pilot import Guess, pilot, pilot_run
 from rankwise.find.question import OF_RUNS, TUNE, Question
-from rankwise.find.rates import Rates, tune
+from rankwise.find.rates import Failed, Rates, tune
 from rankwise.find.rule import Decision, Evidence, Rule, decide
 from rankwise.identity import folder
 from rankwise.report.arms import UNDER_TRAINED
