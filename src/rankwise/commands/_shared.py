@@ -61,7 +61,7 @@ def overrides(words: list[str]) -> list[str]:
             raise Refused(no_such_key(key, known_keys()))
         if key in _NAMED:
             raise Refused(f"{word}: an option is chosen by its name: hydra/launcher=NAME, hydra/sweeper=NAME")
-        if _FOLDERS.fullmatch(key) and "LOCAL_RANK" not in os.environ:  # which Lightning adds
+        if _FOLDERS.fullmatch(key):
             raise Refused(f"{word}: runs go to outputs=FOLDER and study=NAME in there")
         chosen = ("model=local", "model.path=", "experiment=")
         if key == "model.name" and not any(other.lstrip("+").startswith(chosen) for other in words):

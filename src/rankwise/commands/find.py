@@ -79,11 +79,12 @@ def _find(asked: Question, arguments: list[str], options: argparse.Namespace) ->
     from rankwise.find import answer, story
     from rankwise.report.answers import by_rank
     from rankwise.report.table import rendered
-    from rankwise.study.multirun import launcher_of, run_on
+    from rankwise.study.launcher import run
+    from rankwise.study.multirun import launcher_of
 
     launcher = launcher_of(options.overrides)
     side_by_side = launcher.at_once(_of_reference(asked))
-    findings = story.find(asked, lambda configs, stage: run_on(launcher, configs, stage), side_by_side)
+    findings = story.find(asked, lambda configs, stage: run(launcher, configs, stage), side_by_side)
     pairs = zip(["", *arguments], arguments, strict=False)
     asks = [word for before, word in pairs if "--budget" not in (before, word.partition("=")[0])]
     told = answer.answer(findings, shlex.join(["rankwise", "find", *asks]))

@@ -51,11 +51,12 @@ def main(arguments: list[str]) -> int:
     if file is None:
         print(sweep_file.convert(typed), end="")
         return 0
-    from rankwise.study.multirun import launcher_of, run_on, say_report
+    from rankwise.study.launcher import run
+    from rankwise.study.multirun import launcher_of, say_report
 
     searched = sweep_file.read(file)
     configs = _configs(searched, typed, options)
-    outcomes = run_on(launcher_of([*searched.overrides, *typed]), configs)
+    outcomes = run(launcher_of([*searched.overrides, *typed]), configs)
     _say(configs, options.json)
     say_report(configs)
     return int(any(outcome.failed for outcome in outcomes))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +47,7 @@ def main(arguments: list[str]) -> int:
             *["--join"] * options.join,
             *(word for word in hydra if "launcher.jobs" not in word),
         ]
-        if asked and "LOCAL_RANK" not in os.environ:  # where Lightning starts itself again, it says some
+        if asked:
             raise Refused(f"{asked[0]}: not with --config, which is one run as it was")
         words = [word for word in words if word not in hydra]
         return single(from_snapshot(options.config, settled(words, lambda rest: [from_snapshot(options.config, rest)])))
