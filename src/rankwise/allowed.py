@@ -21,7 +21,7 @@ _NESTED = ("tracking.latency", "task.labels")
 def keyed(default: Any = None, *, fits: Fits | None = None, allowed: str = "", **facts: Any) -> Any:
     """A field that takes what ``fits``, said in a refusal and in the reference as ``allowed``; and other facts of it.
 
-    ``off`` is the value that means the same as none, ``letter`` stands before a method's size in a run's name.
+    ``off`` is the value that means the same as none, ``size`` says how names and sentences have a method's size.
     """
     return field(default=default, metadata={"fits": fits, "allowed": allowed, **facts})
 

@@ -27,10 +27,10 @@ INITS = ("zero_B", "zero_A", "gaussian", "orthogonal", "pissa_niter_16", "eva", 
 BIASES = ("none", "all", "lora_only")
 
 
-def _integer(letter: str, least: int, what: str = "an integer") -> Any:
+def _integer(letter: str, noun: str, least: int, what: str = "an integer") -> Any:
     most = 10**6
     allowed = f"{what} from {least} to {most}"
-    return keyed(fits=lambda n: n is not None and least <= n <= most, allowed=allowed, letter=letter)
+    return keyed(fits=lambda n: n is not None and least <= n <= most, allowed=allowed, size=(letter, noun))
 
 
 @dataclass
@@ -39,24 +39,28 @@ class Method:
 
     name: str = MISSING
     lr: float = MISSING
-    shots: int | None = _integer("k", 0, "a number of examples")
-    dim: int | None = _integer("d", 1, "numbers to train,")
+    shots: int | None = _integer("k", "shot count", 0, "a number of examples")
+    dim: int | None = _integer("d", "dimension", 1, "numbers to train,")
     init_from: str | None = None  # a finished run or an adapter folder whose weights are the start
-    layers: int | None = _integer("k", 1, "how many of the last blocks are trained (chosen ones: targets.layers),")
-    size: int | None = _integer("m", 1, "an inner width")
+    layers: int | None = _integer(
+        "k", "layer count", 1, "how many of the last blocks are trained (chosen ones: targets.layers),"
+    )
+    size: int | None = _integer("m", "width", 1, "an inner width")
     place: str | None = keyed(  # both: behind attention and MLP
         off="both", fits=lambda place: place in (None, "both", "mlp"), allowed="one of both, mlp"
     )
     modules_to_save: list[str] | None = None  # trained in full beside the adapter; the task head always is
-    block: int | None = _integer("b", 2, "the side of the orthogonal blocks,")
-    rank: int | None = _integer("r", 1)
+    block: int | None = _integer("b", "block size", 2, "the side of the orthogonal blocks,")
+    rank: int | None = _integer("r", "rank", 1)
     peft: Any = None  # {_target_: peft.XConfig, key: value}
     dropout: float | None = keyed(
         0.0, fits=lambda p: p is not None and 0 <= p < 1, allowed="from 0 up to, not including, 1"
     )
     alpha: Any = None  # what the scale of BA follows from: 16 is 16/r, 2r is 2, 16sqrt is 16/√r
     bias: str | None = keyed("none", fits=lambda bias: bias in BIASES, allowed=f"one of {', '.join(BIASES)}")
-    budget: int | None = keyed(letter="b")  # the largest rank whose factors have no more parameters; rank is null then
+    budget: int | None = keyed(  # the largest rank whose factors have no more parameters; rank is null then
+        size=("b", "parameter budget")
+    )
     init: str | None = keyed(off="zero_B", allowed=f"one of {', '.join(INITS)}")  # zero_B as null
     dora: bool | None = keyed(off=False)  # with a trained magnitude per output
     lr_ratio: float | None = keyed(  # the learning rate of B over that of the rest
@@ -134,9 +138,9 @@ def own(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value if key in declared.keys | {"name", "lr"} else None for key, value in values.items()}
 
 
-def size_keys() -> dict[str, str]:
-    """The keys that size a method, with the letter before each in a run's name."""
-    return {key.name: letter for key in fields(Method) if (letter := key.metadata.get("letter"))}
+def size_keys() -> dict[str, tuple[str, str]]:
+    """The keys that size a method, with the letter before each in a run's name, and what a sentence calls it."""
+    return {key.name: said for key in fields(Method) if (said := key.metadata.get("size"))}
 
 
 def starts_from_base(method: Method) -> bool:

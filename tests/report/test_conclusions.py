@@ -396,4 +396,4 @@ def test_random_subspaces_show_their_share_of_full_fine_tuning_raw_and_above_a_c
     assert [float(rows[dim]["of_full"]) for dim in ("10", "1000")] == pytest.approx([0.75, 0.9375])
     assert [float(rows[dim]["above_constant_of_full"]) for dim in ("10", "1000")] == pytest.approx([1 / 3, 5 / 6])
     assert "| of full\N{NO-BREAK SPACE}% |" in report.to_markdown()
-    assert [arm.size for arm in report.arms] == [("dim", 10), ("dim", 1000), None]
+    assert [arm.size for arm in report.arms] == [("dimension", 10), ("dimension", 1000), None]

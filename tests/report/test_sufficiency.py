@@ -347,8 +347,8 @@ def test_families_are_named_without_their_sizes_and_the_test_by_what_was_judged(
             write_run(tmp_path, "did", None, seed=seed, test=0.82, method__dim=dim)
     report = build([tmp_path])
     assert [family.label for family in report.families] == ["bottleneck", "did"]
-    assert report.headline.title.startswith("Dim 100 is enough (did): at most 2 points of accuracy worse")
-    assert "Smallest sufficient dim: " in report.to_methods()
+    assert report.headline.title.startswith("Dimension 100 is enough (did): at most 2 points of accuracy worse")
+    assert "Smallest sufficient dimension: " in report.to_methods()
 
 
 def test_several_families_share_the_5_percent(tmp_path):

@@ -73,10 +73,9 @@ class Arm:
 
     @property
     def size(self) -> tuple[str, int] | None:
-        """What sizes it, and how large that is: ``("rank", 8)``."""
-        return next(
-            ((key, int(self.settings[key])) for key in methods.size_keys() if self.settings.get(key) is not None), None
-        )
+        """What sizes it, as a sentence says it, and how large that is: ``("rank", 8)``, ``("layer count", 1)``."""
+        sizes = ((noun, self.settings.get(key)) for key, (_, noun) in methods.size_keys().items())
+        return next(((noun, int(size)) for noun, size in sizes if size is not None), None)
 
     @property
     def called(self) -> str:
