@@ -131,7 +131,8 @@ def test_arms_without_a_shared_seed_or_test_are_not_compared(tmp_path, seed, ite
     write_run(tmp_path, "full", None, seed=0)
     write_run(tmp_path, "lora", 8, seed=seed, correct=answers(0.8, seed, 8, items=items))
     report = build([tmp_path])
-    assert by_rank(report)[8].reason == f"the arms {why}" and report.headline.title == f"The arms {why}."
+    assert by_rank(report)[8].reason == f"the arms {why}" and report.headline.title == f"No conclusion: the arms {why}."
+    assert "on 2,000 test items" in report.to_methods() and "paired" not in report.to_methods()
 
 
 def test_families_of_targets_have_answers_and_lines_of_their_own(tmp_path):
@@ -329,7 +330,8 @@ def test_all_predictions_missing_still_gives_a_whole_report(tmp_path):
     for file in tmp_path.rglob("predictions.parquet"):
         file.unlink()
     report = build([tmp_path])
-    assert "has no predictions.parquet" in str(report.headline)
+    name = report.arms[0].runs[0].run["name"]
+    assert report.headline.title == f"No conclusion: {name} has no predictions.parquet."
     assert sorted(report.write(tmp_path / "out")) == ["csv", "html", "json", "md"]
     shutil.rmtree(tmp_path / "out")
 

@@ -125,7 +125,7 @@ def _not_begun(steps: list[Step], reference: Arm) -> str:
         return f"no conclusion: {no_reference(reference)}"
     if not any(step.boot for step in steps):
         one_seed = any(step.comparison.verdict == ONE_SEED for step in steps)
-        return "no conclusion can be drawn from one seed" if one_seed else top.comparison.reason
+        return "no conclusion can be drawn from one seed" if one_seed else f"no conclusion: {top.comparison.reason}"
     how = "cannot be judged" if top.boot else "could not be tested"
     return f"no conclusion: {top.arm.called} {how} ({top.reason})" if top.reason else ""
 
