@@ -101,6 +101,14 @@ def test_a_study_that_did_not_finish_is_told_by_its_configs(tmp_path):
     assert not any(note.startswith("Compared by") for note in notes)
 
 
+@pytest.mark.parametrize("methods", [("probe", "tfidf"), ("few_shot",)])
+def test_baselines_alone_have_no_budget_of_steps_and_no_checkpoint(tmp_path, methods):
+    for method in methods:
+        write_run(tmp_path, method, None, trainer__validations=2)
+    said = build([tmp_path]).to_methods()
+    assert f"Compared: {', '.join(methods)}." in said and not re.search("budget|adamw|checkpoint|steps", said)
+
+
 def test_the_methods_say_what_was_computed_on_and_for_how_long(tmp_path):
     record = write_run(tmp_path)
     record.provenance["hardware"] = {"cpu": "Xeon", "gpus": ["H100"] * 8}

@@ -28,7 +28,7 @@ def paragraph(report: Report) -> list[str]:
     compared = f"Compared: {labels}." if labels else ""
     lines = [_models(report), _data(report), *of_data(report.records), compared, *_in_common(report)]
     lines += [*budget(report.arms, report.reference or report.arms[0]), *tuning.rates(report.arms)]
-    lines += [*written_with(report.arms), *evaluation(report.arms, report.metric), *_tests(report), _machine(report)]
+    lines += [*written_with(report.arms), *evaluation(report), *_tests(report), _machine(report)]
     return [sentence for sentence in [*lines, report.total] if sentence]
 
 

@@ -157,7 +157,7 @@ def notes(report: Report) -> list[str]:
     elif staged:
         lines.append(f"Left out of the comparison, for which they chose: {chose}.")
     lines += [*margin(report), *filter(None, [_counts(records, arms), report.total])]
-    lines += [*budget(arms, reference or arms[0]), *evaluation(arms, metric), *tuning.rates(arms), *of_data(records)]
+    lines += [*budget(arms, reference or arms[0]), *evaluation(report), *tuning.rates(arms), *of_data(records)]
     codes = {record.provenance.get("code") for record in records} - {None, ""}
     if len(codes) > 1:
         lines.append(f"{len(codes)} versions of rankwise's code made these runs: a difference may be the code's.")
@@ -282,7 +282,7 @@ def budget(arms: list[Arm], arm: Arm) -> list[str]:
     """How all arms were trained, by the config of one, and how the checkpoint was chosen."""
     config = (arm.runs or arm.unscored)[0].config
     trainer, optim, task = (config.get(group) or {} for group in ("trainer", "optim", "task"))
-    if not trainer:
+    if not trainer or arm.is_baseline:  # as all others are then
         return []
     steps = sorted({round(n) for one in arms if one.comparable and (n := one.median("compute.steps"))})
     length = f"{span(steps)} steps" if steps else ""
@@ -312,10 +312,10 @@ def budget(arms: list[Arm], arm: Arm) -> list[str]:
     return [f"{said}; the checkpoint is chosen on validation data{by}."]
 
 
-def evaluation(arms: list[Arm], metric: Metric) -> list[str]:
+def evaluation(report: Report) -> list[str]:
     """What is reported, over how many seeds and test items."""
-    comparable = [arm for arm in arms if arm.comparable]
-    runs = [run for arm in comparable for run in arm.runs]
+    arms, metric = report.arms, report.metric
+    runs = [run for arm in arms if arm.comparable for run in arm.runs]
     if not runs:
         return []
     seeds, data = (sorted({*of_runs}) for of_runs in zip(*map(replicate, runs), strict=True))
@@ -325,8 +325,8 @@ def evaluation(arms: list[Arm], metric: Metric) -> list[str]:
     if more := [size for size in others if size not in sizes]:
         on += f" ({' or '.join(more)} of rows that are not ranked)"
     of = f"{plural(len(seeds), 'seed')} ({listed(seeds)}; data seeds {listed(data)})"
-    several = bool(metric.weighted) and sum(bool(arm.runs) for arm in comparable) > 1
-    paired = "; arms are paired by both seeds and by item" * several
+    compared = any(comparison.estimate is not None for comparison in report.comparisons.values())
+    paired = "; arms are paired by both seeds and by item" * compared
     less = " (lower is better)" * metric.lower_is_better
     return [f"Reported is test {metric.name}{less} over {of}{on}{paired}."]
 
