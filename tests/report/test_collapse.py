@@ -61,3 +61,5 @@ def test_a_reference_that_collapsed_would_make_every_rank_look_better_and_is_non
         "No conclusion: full fine-tuning's runs are no reference (1/3 collapsed: the last validation is "
     )
     assert not report.arms[-1].may_pass and report.arms[0].may_pass
+    caption = next(line for line in report.to_latex().splitlines() if line.startswith("\\caption"))
+    assert "at step 40 of 100; a lower method.lr may help). $" in caption, "what is in parentheses is whole"

@@ -79,8 +79,8 @@ def escaped(text: str) -> str:
 
 
 def _verdict(report: Report) -> str:
-    """The headline without what to do next and how long the runs took."""
-    return report.headline.title.partition(". ")[0].partition("; ")[0].rstrip(".") + "."
+    """The headline without what to do next and how long the runs took; what stands in parentheses stays whole."""
+    return re.sub(r"^((?:\((?:[^()]|\([^()]*\))*\)|[^(])*?)[;.] .*", r"\1", report.headline.title).rstrip(".") + "."
 
 
 def _line(cells: list[str]) -> str:
