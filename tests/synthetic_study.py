@@ -43,10 +43,10 @@ def config(method: str, rank: int | None, lr: float, changes: dict[str, Any]) ->
 
 
 def curve(losses: tuple[float, ...], steps: int = 100, se: float = 0.01) -> list[dict[str, Any]]:
-    """Validations spread evenly over the steps."""
+    """Validations spread evenly over the steps, and the error of a fall between two of them."""
     at = np.linspace(steps / len(losses), steps, len(losses)).astype(int)
     rows = [{"step": int(s), "epoch": 3 * s / steps, "val/loss": loss} for s, loss in zip(at, losses, strict=True)]
-    return [row | {"val/loss_se": se, "val/accuracy": 1 - row["val/loss"]} for row in rows]
+    return [row | {"val/loss_se": se, "loss_fall_se": se, "val/accuracy": 1 - row["val/loss"]} for row in rows]
 
 
 def write_run(
@@ -74,7 +74,7 @@ def write_run(
     )
     if status == "finished":
         _measure(record, correct)
-        record.metrics["curve"] = curve(losses)
+        record.metrics |= {"first_loss": losses[0], "curve": curve(losses)}
         record.objective = objective
         record.compute |= {"precision": precision, "device": device, "diverged": diverged}
         if measured and method not in ("probe", "tfidf", "few_shot"):

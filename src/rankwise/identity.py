@@ -107,10 +107,7 @@ def idle(values: dict[str, Any]) -> list[str]:
 
 def run_id(config: Config) -> str:
     """The first 10 hex digits of the SHA-256 of the canonical form: the run's identity."""
-    form = canonical(plain(config))
-    if config.method.name == "oft":  # whose earlier runs turned by a series that is orthogonal near the start alone
-        form["turn"] = "exact"
-    text = json.dumps(form, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(canonical(plain(config)), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

@@ -107,7 +107,7 @@ def test_what_the_budget_left_open_says_what_would_decide_it(findings):
     looks = {rank: seen(-0.05, 2) for rank in (4, 8)}
     begun = findings(looks, budget=Budget(runs=8), stopped="budget")
     for n, run in enumerate(begun.arms[None] + begun.arms[8]):
-        run.metrics |= {"curve": curve((0.7, 0.6, 0.5, 0.45, 0.4)) if not n else curve(FLAT)}
+        run.metrics |= {"first_loss": 0.7, "curve": curve((0.7, 0.6, 0.5, 0.45, 0.4)) if not n else curve(FLAT)}
         run.metrics |= {"validation": {"matthews": {"value": 0.5, "se": 0.1}}, "best_step": 20}
         run.metrics["curve"][-1] |= {"val/matthews": 0.0, "val/matthews_se": 0.0} if n else {}
     told = answer(begun, "rankwise find task=x")

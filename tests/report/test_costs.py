@@ -52,12 +52,6 @@ def test_what_the_system_saw_is_the_median_over_runs(tmp_path):
     assert build([tmp_path]).document()["arms"][0]["memory"]["train"]["process_peak_bytes"] == 1.2e9
 
 
-def test_a_peak_of_something_else_than_the_parts_is_not_shown_as_theirs(tmp_path):
-    record = write_run(tmp_path)
-    change(record, "memory", train__peak_bytes=1_200_000_000)
-    assert costs.peak_bytes(build([tmp_path]).arms[0]) is None
-
-
 @pytest.fixture(scope="module")
 def read(tmp_path_factory):
     """The report of a study that nobody changes."""

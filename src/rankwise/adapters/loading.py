@@ -46,15 +46,10 @@ def numerics(run: Run) -> Numerics:
     return settle(replace(run.config.trainer, device="auto", threads=None, precision=precision))
 
 
-def attention(run: Run) -> str | None:
-    """The attention implementation that the run had, or would have now where its record is older than that key."""
-    return run.record.compute.get("attention") or numerics(run).attention
-
-
 def load_base(run: Run) -> tuple[nn.Module, Any]:
     """The base in fp32 with a fresh head, as the run got it, and its tokenizer."""
-    config = run.config
-    lm, tokenizer = base.load(config.model, base_asset(run), run.outputs, config.seed, attention(run), config.task.kind)
+    config, attention = run.config, run.record.compute.get("attention")
+    lm, tokenizer = base.load(config.model, base_asset(run), run.outputs, config.seed, attention, config.task.kind)
     lm.config.update(base.class_names(run.classes))  # type: ignore[operator, union-attr]
     return lm, tokenizer
 
@@ -134,7 +129,7 @@ def check(run: Run) -> None:
     """Refuse an adapter file that is torn, or whose names and shapes are not those of its config on the run's base."""
     file, saved = run.adapter / ADAPTER_FILE, shapes(run.adapter)
     config = architecture(run.config.model, base_asset(run))
-    lm = skeleton(config, run.config.task.kind, run.outputs, attention(run))
+    lm = skeleton(config, run.config.task.kind, run.outputs, run.record.compute.get("attention"))
     settings = adapter_config(run.adapter)
     fused.split_for(lm, settings)
     try:

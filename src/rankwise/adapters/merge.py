@@ -100,7 +100,8 @@ def _save(merged: Any, tokenizer: Any, folder: Path, run: Run, dtype: str) -> nn
         plain.save_pretrained(str(folder))
         tokenizer.save_pretrained(str(folder))
         auto = auto_class(run.config.task.kind, plain.config)
-        again: nn.Module = auto.from_pretrained(str(folder), attn_implementation=loading.attention(run), **options)
+        options["attn_implementation"] = run.record.compute.get("attention")
+        again: nn.Module = auto.from_pretrained(str(folder), **options)
     return again
 
 

@@ -142,7 +142,7 @@ def drawn_factors(run: Run) -> dict[str, Delta] | str:
         return {name: _half(delta, 1) for name, delta in factors.read(run.adapter, "analyze").deltas.items()}
     config = copy.deepcopy(run.config)
     kind = config.task.kind
-    lm = skeleton(architecture(config.model, base_asset(run)), kind, run.outputs, loading.attention(run))
+    lm = skeleton(architecture(config.model, base_asset(run)), kind, run.outputs, run.record.compute.get("attention"))
     lm.to_empty(device="cpu").requires_grad_(False)  # adapters of a base on the meta device get no values
     with torch.no_grad():
         model = adapt(lm, config).model

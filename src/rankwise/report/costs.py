@@ -27,15 +27,10 @@ def memory(arm: Arm, during: str = "train") -> dict[str, Any]:
     system saw (``SYSTEM``) varies by accident and is the median over runs. Empty where no run measured it.
     """
     groups = [group for run in arm.runs if isinstance(group := at(run, f"memory.{during}"), dict)]
-    measured = sorted((group for group in groups if _is_whole(group)), key=lambda group: group["peak_bytes"])
+    measured = sorted((group for group in groups if group.get("peak_bytes")), key=lambda group: group["peak_bytes"])
     middle = measured[(len(measured) - 1) // 2] if measured else {}
     seen = {key: arm.median(f"memory.{during}.{key}") for key in SYSTEM}
     return middle | {key: value for key, value in seen.items() if value is not None}
-
-
-def _is_whole(group: dict[str, Any]) -> bool:
-    """Whether the parts sum to the peak. In a record where they do not, the peak is of something else: the process."""
-    return bool(group.get("peak_bytes")) and sum(group.get(f"{p}_bytes") or 0 for p in PARTS) == group["peak_bytes"]
 
 
 def peak_bytes(arm: Arm, during: str = "train") -> float | None:

@@ -175,11 +175,10 @@ def still_falling(runs: list[Record]) -> float:
     """By how much the validation loss falls in the last fifth of the steps, where that is beyond chance; else 0.
 
     Over several seeds the fall is tested by Student's t at one-sided 5 %; of one run by its standard error over
-    validation rows, paired as both losses are of the same rows (where the record has it, else by that of the loss,
-    which errs on the side of no warning). Where no validation lies a fifth before the last, that fifth's share of the
-    fall since the one before is taken. Falls of less than 3 % of the whole descent are the end of a curve; it begins
-    at the loss of the first steps, since a run may learn most before its first validation, or be thrown back by then
-    (records without that loss begin at the first validation).
+    validation rows, paired as both losses are of the same rows. Where no validation lies a fifth before the last, that
+    fifth's share of the fall since the one before is taken. Falls of less than 3 % of the whole descent are the end of
+    a curve; it begins at the loss of the first steps, since a run may learn most before its first validation, or be
+    thrown back by then.
     """
     ends = [end for run in runs if (end := _last_fifth(run))]
     if not ends:
@@ -196,13 +195,12 @@ def _last_fifth(run: Record) -> tuple[float, float, float] | None:
     rows.sort(key=lambda row: row["step"])
     steps = run.compute.get("steps") or (rows[-1]["step"] if rows else 0)
     before = [row for row in rows if row["step"] <= 0.8 * steps]
-    if not before or rows[-1].get("val/loss_se") is None:
+    errors, start = [row.get("loss_fall_se") for row in rows[len(before) :]], run.metrics.get("first_loss")
+    if not before or None in errors or start is None:
         return None
-    last, earlier, since = rows[-1], before[-1], rows[len(before) :]
-    share = min(1.0, 0.2 * steps / (last["step"] - earlier["step"])) if since else 0.0
-    paired = [row.get("loss_fall_se") for row in since]  # errors of falls that share a validation, at most their sum
-    error = last["val/loss_se"] if None in paired or not paired else sum(filter(None, paired))
-    start = run.metrics.get("first_loss") or rows[0]["val/loss"]
+    last, earlier = rows[-1], before[-1]
+    share = min(1.0, 0.2 * steps / (last["step"] - earlier["step"])) if errors else 0.0
+    error = sum(filter(None, errors))  # of falls that share a validation, at most their sum
     return share * (earlier["val/loss"] - last["val/loss"]), start - last["val/loss"], share * error
 
 

@@ -173,8 +173,6 @@ def parse(values: Any, source: object) -> Record:
         raise Refused(f"{source}: not a run's record ({wrong})")
     if values["schema"] > SCHEMA:
         raise Refused(f"{source}: record schema {values['schema']}, this rankwise reads up to {SCHEMA}; upgrade it")
-    if values["config"].get("method"):  # older records kept the first value of an axis that their method lacks
-        values = values | {"config": methods.owned(values["config"])}
     return Record(**values)
 
 
