@@ -18,7 +18,7 @@ from rankwise.metrics import KINDS
 
 FORMATS = (
     *("csv", "tsv", "jsonl", "parquet", "lines", "class_files", "text"),
-    *("glue", "wordnet", "e2e", "webnlg", "dart", "squad", "oasst"),
+    *("glue", "wordnet", "e2e", "webnlg", "dart", "oasst"),
 )
 
 

@@ -194,22 +194,6 @@ def test_webnlg_and_dart_write_triples_as_text(tmp_path):
         read(tmp_path / "train.json", format="dart", prompt="triples", completion="texts")
 
 
-def test_squad_is_read_as_its_questions_with_all_answers(tmp_path):
-    def asked(i: int, *texts: str) -> dict[str, Any]:
-        answers = [{"text": text, "answer_start": 0} for text in texts]
-        return {"id": f"{i}", "question": f"What is oak {i}?", "answers": answers}
-
-    paragraphs = [
-        {"context": f"Oak {i}.", "qas": [asked(i, "a tree", "tree", "a tree"), asked(i + 100)]} for i in range(60)
-    ]
-    (tmp_path / "a.json").write_text(json.dumps({"data": [{"title": "Oaks", "paragraphs": paragraphs}]}))
-    keys = {"format": "squad", "template": "{title}: {context} {question}", "completion": "answers.text"}
-    data = read(tmp_path / "a.json", **keys)
-    pairs = [pair for part in said(data) for pair in part]
-    assert len(pairs) == 120 and data.skipped == 60
-    assert {("Oaks: Oak 7. What is oak 7?", "a tree"), ("Oaks: Oak 7. What is oak 7?", "tree")} <= set(pairs)
-
-
 @pytest.mark.parametrize("flat", [True, False])
 def test_trees_of_messages_are_conversations_of_every_way_down(tmp_path, flat):
     def message(name: str, role: str, *replies: Any) -> dict[str, Any]:

@@ -106,7 +106,6 @@ CAUSES: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
     "UTF-16 without a mark": ("a.csv", "text,label\n".encode("utf-16-le"), {}, "task.encoding=utf-16-le reads it"),
     "a spreadsheet": ("a.xlsx", b"PK\x03\x04\0\0", {}, "not text, but binary; a zip archive or a spreadsheet: unpack"),
     "a document's end": ("a.txt", b"x\n<|endoftext|>\n", PLAIN, r"2: .*; 'task.delimiter=.<\|endoftext\|>.' reads"),
-    "SQuAD": ("a.json", b'{"data": [{"title": "x", "paragraphs": []}]}', PROMPTS, "task.format=squad reads"),
     "OpenAssistant": ("a.jsonl", b'{"message_tree_id": "x", "prompt": {}}\n' * 2, {}, "task=chat task.format=oasst re"),
     "OpenAssistant, as CSV": ("a.csv", b"message_id,parent_id,role,text\na,,b,c\n", {}, "; task.label=NAME is one"),
     "remarks above": ("a.csv", b"# by hand\n# 2024\ntext,label\nx,1\n", {}, "a remark stands above the header: take"),

@@ -97,25 +97,6 @@ def written(triples: Iterable[Iterable[str]]) -> str:
     return " | ".join(" : ".join(str(part).strip() for part in triple) for triple in triples)
 
 
-def squad(path: Path, task: Task, encoding: str) -> Iterator[Row]:
-    """Questions of a SQuAD file, columns named as on the hub; those without an answer are left out."""
-
-    def listed(whole: Any) -> Iterator[tuple[str, str, Any]]:
-        for document in whole["data"]:
-            for paragraph in document["paragraphs"]:
-                yield from (
-                    (document.get("title", ""), paragraph["context"], question) for question in paragraph["qas"]
-                )
-
-    def row(entry: tuple[str, str, Any]) -> dict[str, Any] | None:
-        title, context, question = entry
-        texts = list(dict.fromkeys(answer["text"] for answer in question["answers"]))
-        cells = {"title": title, "context": context, "question": question["question"], "answers": {"text": texts}}
-        return cells if texts else None
-
-    return _entries(path, encoding, listed, row, "a SQuAD file: data with paragraphs of context and qas")
-
-
 def oasst(path: Path, task: Task, encoding: str) -> Iterator[Row]:
     """Conversations of an OpenAssistant file, of trees or of single messages: every way from a first prompt to a last
     reply, as the column ``messages``.
@@ -182,7 +163,6 @@ READERS: dict[str, Callable[[Path, Task, str], Iterator[Row]]] = {
     "webnlg": webnlg,
     "dart": dart,
     "wordnet": wordnet,
-    "squad": squad,
     "oasst": oasst,
     "text": lambda path, task, encoding: plain_text(path, encoding, task.delimiter),
 }

@@ -30,7 +30,6 @@ _LAYOUTS = (  # the columns of a layout that is known, and the options that read
     ({"instruction", "context", "response"}, _TEMPLATE.format("{instruction} {context}", "response")),
     ({"instruction", "output"}, "task=prompts task.prompt=instruction task.completion=output"),
     ({"question", "answer"}, "task=prompts task.prompt=question task.completion=answer"),
-    ({"title", "paragraphs"}, _TEMPLATE.format(r"{context}\n{question}", "answers.text task.format=squad")),
     ({"message_id", "parent_id", "role", "text"}, "task=chat task.format=oasst"),
     ({"message_tree_id", "prompt"}, "task=chat task.format=oasst"),
     ({"prompt", "chosen"}, "task=prompts task.completion=chosen"),
@@ -102,7 +101,7 @@ def columns(key: str, column: str, row: dict[str, Any], table: Any) -> str:
 
 
 def _cause(key: str, column: str, row: dict[str, Any], names: list[str], table: Any, near: bool) -> str:
-    is_json = table.encoding and not table.header  # which squad and oasst are read from
+    is_json = table.encoding and not table.header  # which oasst is read from
     layouts = [options for known, options in _LAYOUTS if known <= row.keys()]
     layout = next((options for options in layouts if is_json or "task.format" not in options), None)
     inside = _path(row, column)
