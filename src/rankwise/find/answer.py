@@ -31,7 +31,8 @@ def answer(findings: Findings, again: str = "rankwise find") -> dict[str, Any]:
     """
     rank = findings.decision.answer
     undecided = [r for r, status in findings.decision.status.items() if status == UNDECIDED]
-    open_rank, _ = findings.decision.following or (next(iter(undecided), None), 0)
+    likeliest = max(undecided, key=lambda r: findings.looks[r][-1].high(0.05), default=None)  # to pass, were there more
+    open_rank, _ = findings.decision.following or (likeliest, 0)
     if rank is not None:  # which a failed run of a smaller rank does not take back
         sentence = _enough(findings, rank)
     elif findings.stopped not in ("", "budget"):
