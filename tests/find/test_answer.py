@@ -164,9 +164,23 @@ def test_when_the_largest_rank_is_worse_no_rank_is_enough_and_the_next_thing_to_
     assert "Next to try: targets=all_linear." in told["sentence"]
 
 
+def test_where_rows_may_lack_for_the_largest_rank_it_is_not_decided_and_more_of_them_are_advised(findings):
+    near = [Evidence(2, -0.001, 0.004, 0.011), Evidence(3, 0.001, 0.003, 0.011)]
+    told = answer(findings({4: seen(-0.05, 2), 8: near}))
+    assert (told["decided"], told["rank"], told["not_run"]) == (False, None, "Not run: rank 2.")
+    rows = re.search(
+        r"ahead \[−1.9, 2.1\] at 90 %. Next to try: ([\d,]+) test rows in place of 2,000", told["sentence"]
+    )
+    assert rows and told["sentence"].count("--seeds 8, or a larger margin, or targets=all_linear. 10 runs") == 1
+    items = int(rows[1].replace(",", "")) / 2000
+    chances = [power(Rule(RANKS, 4, 0.02), 4, near[-1], 8, share * items) for share in (1.0, 0.95)]
+    assert chances[0] >= 0.8 > chances[1]
+
+
 def test_a_rank_that_was_only_given_up_is_not_called_worse(findings):
     told = answer(findings({4: seen(-0.021, 2, over=0.0005), 8: seen(-0.021, 2, 3, over=0.0005)}))
     assert told["sentence"].startswith("No rank up to 8 was shown to be enough on qv")
+    assert "Next to try: a larger margin, or targets=all_linear." in told["sentence"] and not told["decided"]
     assert [row["verdict"] for row in told["ranks"]] == ["not run", "given up", "given up"]
     looks = {4: [replace(look, sound=False) for look in seen(-0.003, 2, 3)], 8: seen(-0.05, 2, 3)}
     for faulty, verdict in (([4], "worse"), ([4, 8], "not judged")):  # as the report of the same runs says

@@ -41,8 +41,10 @@ def answer(findings: Findings, again: str = "rankwise find") -> dict[str, Any]:
         sentence = _undecided(findings, open_rank, again)
     else:
         sentence = _none(findings)
-    decided = not findings.stopped and (rank is not None or open_rank is None)
-    question, course, unrun = findings.question, _course(findings), _unrun(findings, decided)
+    question, largest = findings.question, findings.looks.get(findings.question.ranks[-1])
+    closed = open_rank is None and largest and _is_plain(question, largest[-1])  # else rows may lack
+    decided = not findings.stopped and (rank is not None or bool(closed))
+    course, unrun = _course(findings), _unrun(findings, decided)
     return {
         "sentence": sentence,
         "rank": rank,
@@ -162,7 +164,8 @@ def _none(findings: Findings) -> str:
     wrong = next(iter(findings.faults.get(largest, [])), "")
     if wrong:
         return f"{start}, but it is at fault itself ({wrong}). {_spent(findings)}"
-    return f"{start}. Next to try: {_beyond(question)}. {_spent(findings)}"
+    more = f"{_larger(findings, seen)}, or " * (not _is_plain(question, seen))
+    return f"{start}. Next to try: {more}{_beyond(question)}. {_spent(findings)}"
 
 
 def _beyond(question: Question) -> str:
