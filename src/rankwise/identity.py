@@ -114,10 +114,9 @@ def run_id(config: Config) -> str:
 def label(config: Config) -> str:
     """A short readable name: method, what sizes it (``r8``, ``b32``, ``d1000``), targets, learning rate, seed."""
     method = config.method
-    declared, sizes = methods.of(method), methods.size_keys().items()
-    parts = [method.name, *(f"{letter}{n}" for key, (letter, _) in sizes if (n := getattr(method, key)) is not None)]
-    if method.name == "custom":
-        parts.insert(1, methods.peft_class(method.peft).removesuffix("Config").lower())
+    declared, keys = methods.of(method), methods.size_keys().items()
+    sizes = (f"{letter}{n}" for key, (letter, _) in keys if (n := getattr(method, key)) is not None)
+    parts = [methods.with_class(method), *sizes]
     if method.name == "lora" and method.init:
         parts.append(method.init)
     if declared.on_targets:

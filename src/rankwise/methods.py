@@ -138,6 +138,12 @@ def own(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value if key in declared.keys | {"name", "lr"} else None for key, value in values.items()}
 
 
+def with_class(method: Method) -> str:
+    """Its name, behind ``custom`` that of PEFT's class: ``custom-ia3``."""
+    own = method.name == "custom"
+    return f"custom-{peft_class(method.peft).removesuffix('Config').lower()}" if own else method.name
+
+
 def size_keys() -> dict[str, tuple[str, str]]:
     """The keys that size a method, with the letter before each in a run's name, and what a sentence calls it."""
     return {key.name: said for key in fields(Method) if (said := key.metadata.get("size"))}

@@ -74,15 +74,22 @@ def test_ranks_are_bounded_by_the_adapter_and_layers_add_up(low, full):
         assert cell["relative"] == pytest.approx(float(w.delta.b.norm() / w.base.double().norm()))
 
 
+_CUSTOM = {"IA3": {}, "LoHa": {"r": 4}}
+
+
 def test_every_family_looks_another_and_a_rank_of_one_is_seen(low, high, full, ran):
     ia3, one = ran(method="ia3"), ran(method__rank=1)
+    own = [
+        ran(method="custom", method__peft={"_target_": f"peft.{kind}Config"} | keys) for kind, keys in _CUSTOM.items()
+    ]
     for name in ("spectrum", "intruders", "amplification"):
-        found = analysis.analyze(name, [run.folder for run in (one, low, high, full, ia3)])
+        found = analysis.analyze(name, [run.folder for run in (one, low, high, full, ia3, *own)])
         axes = getattr(analysis_plots, name)(found).axes
         drawn = {line.get_label(): line for line in axes[0].lines}
         of = ["lora"] if name == "amplification" else ["lora r=1", "lora r=2", "lora r=4"]
-        looks = {(drawn[label].get_color(), drawn[label].get_marker()) for label in [*of, "full", "ia3"]}
-        assert len(looks) == len(of) + 2 and drawn["full"].get_color() == FULL
+        of += ["full", "ia3", "custom-ia3", "custom-loha" + " r=4" * (name != "amplification")]
+        looks = {(drawn[label].get_color(), drawn[label].get_marker()) for label in of}
+        assert len(looks) == len(of) and drawn["full"].get_color() == FULL
         if name == "amplification":
             assert list(drawn["lora"].get_xdata()) == [1, 2, 4]
 

@@ -99,7 +99,8 @@ def place(name: str) -> tuple[int, str]:
 def labels(runs: list[Run]) -> list[str]:
     """Short names that tell the runs apart: ``lora r=8``, with the seed or the folder where these do not."""
     ranks = [run.record.lora.get("rank") for run in runs]
-    short = [run.config.method.name + (f" r={rank}" if rank else "") for run, rank in zip(runs, ranks, strict=True)]
+    names = (methods.with_class(run.config.method) for run in runs)
+    short = [name + (f" r={rank}" if rank else "") for name, rank in zip(names, ranks, strict=True)]
     if len(set(short)) < len(short):
         short = [f"{text} seed {run.config.seed}" for text, run in zip(short, runs, strict=True)]
     return short if len(set(short)) == len(short) else [run.name for run in runs]

@@ -15,7 +15,6 @@ from rankwise.report.palette import ADAPTER, MAP, PARETO, Member, looks
 
 Document = dict[str, Any]
 _WIDTH, _ACROSS = 13.0, 4  # inches; panels beside each other
-_TILTED: Any = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
 
 
 def subspaces(document: Document) -> Figure:
@@ -50,7 +49,7 @@ def subspaces(document: Document) -> Figure:
 
 def amplification(document: Document) -> Figure:
     """Factors by rank, a panel for each kind of layer."""
-    rows = sorted(document["rows"], key=lambda row: (row["module"], _member(row)))
+    rows = sorted(document["rows"], key=lambda row: (row["module"], _member(row)[0], row["rank"]))
     look = looks(map(_member, document["rows"]))
     kinds = list(dict.fromkeys(row["module"] for row in document["rows"]))
     columns = min(len(kinds), _ACROSS)
@@ -161,7 +160,8 @@ def _cells(ax: Any, grid: np.ndarray, blocks: list[int], kinds: list[str], most:
             if np.isfinite(value):
                 ink = "#ffffff" if value < 0.6 * most else "#14161a"
                 ax.text(x, y, fmt.three(float(value)), ha="center", va="center", fontsize=8.5, color=ink)
-    ax.set_xticks(range(len(kinds)), kinds, **_TILTED if len(kinds) > 3 else {})
+    tilted: Any = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if len(kinds) > 3 else {}
+    ax.set_xticks(range(len(kinds)), kinds, **tilted)
     every = max(1, len(blocks) // 8)
     ax.set_yticks(range(0, len(blocks), every), [str(block) for block in blocks[::every]])
     ax.set_ylabel("block")
