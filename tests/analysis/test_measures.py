@@ -90,7 +90,7 @@ def test_amplification_of_a_direction_that_the_base_has_little_of():
     delta = Delta(6 * u[:, 2:3], v[:, 2:3].T.contiguous())
     found = measures.amplification(base, delta)
     norm = math.sqrt(float((values**2).sum()))
-    wanted = {"base": norm, "update": 6, "by_update": 2, "by_base": 9, "by_chance": norm / 8}
+    wanted = {"rank": 1, "base": norm, "update": 6, "by_update": 2, "by_base": 9, "by_chance": norm / 8}
     wanted |= {"factor": 3, "factor_by_base": 6 / 9, "factor_by_chance": 6 / (norm / 8)}
     assert found == pytest.approx(wanted)
     two = measures.amplification(base, 6 * u[:, 2:3] @ v[:, 2:3].T + 5 * u[:, 1:2] @ v[:, 1:2].T, rank=2)
@@ -153,10 +153,19 @@ def test_amplification_is_the_median_over_layers_of_a_kind(three):
 
 def test_a_full_update_is_taken_at_the_ranks_of_the_paper_or_of_the_runs_beside_it(low, full, ran):
     alone = analyze("amplification", [full.folder])["rows"]
-    assert {row["rank"] for row in alone} == {4, 64} and all(row["dense"] for row in alone)
+    assert {row["rank"] for row in alone} == {4, 32}, "matrices of 32 × 32 have no 64 directions"
     for run in (low, ran(method="pissa", method__rank=2)):  # the latter has factors of twice its rank
         beside = analyze("amplification", [run.folder, full.folder])["rows"]
         assert {(row["run"], row["rank"]) for row in beside} == {(f"{run.config.method.name} r=2", 2), ("full", 2)}
+
+
+def test_layers_of_another_rank_are_shown_at_their_own(ran):
+    run = ran(method__rank=4, targets__ranks={"query": 2})
+    rows = analyze("amplification", [run.folder])["rows"]
+    assert {row["module"]: row["rank"] for row in rows} == {"q": 2, "v": 4}
+    for row in rows:
+        for layer in row["by_module"].values():
+            assert layer["by_chance"] == pytest.approx(row["rank"] * layer["base"] / 32)
 
 
 def test_intruders_are_counted_by_vectors_and_by_matrices(three):

@@ -59,6 +59,7 @@ def amplification(base: torch.Tensor, delta: Delta | torch.Tensor, rank: int | N
     give r·‖W‖/√(m·n) in the root mean square: 0.020 and 0.32 at r = 4 and 64 for the paper's W_q, where the matrices
     that it drew gave 0.02 and 0.33. ``factor`` is ‖ΔW‖ / ‖UᵀWV‖: how much ΔW amplifies what W has in its directions;
     ``factor_by_base`` and ``factor_by_chance`` (of a ΔW that knows nothing of W) are the same in those of the others.
+    ``rank`` is how many directions these are: a ΔW may have fewer than were asked for.
     """
     weight, top = base.double(), decomposed(delta)
     rank = min(rank or len(top.s), len(top.s))
@@ -69,7 +70,7 @@ def amplification(base: torch.Tensor, delta: Delta | torch.Tensor, rank: int | N
         "base": float(torch.linalg.vector_norm(own[:rank])),
         "chance": rank * norm / math.sqrt(weight.numel()),
     }
-    norms = {"base": norm, "update": update} | {f"by_{name}": part for name, part in by.items()}
+    norms = {"rank": rank, "base": norm, "update": update} | {f"by_{name}": part for name, part in by.items()}
     factors = {f"factor_by_{name}": update / part if part else math.nan for name, part in by.items()}
     return norms | {"factor": factors.pop("factor_by_update")} | factors
 

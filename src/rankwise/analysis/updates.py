@@ -33,11 +33,11 @@ def amplification(changed: Sequence[Changed]) -> Found:
     for label, one in zip(labels([c.run for c in changed]), changed, strict=True):
         for rank in [one.rank] if one.rank else ranks:
             by_module = {name: measures.amplification(w.base, w.delta, rank) for name, w in one.modules.items()}
-            who = {"run": label, "dense": one.rank is None, "rank": rank}
             for kind, members in groupby(sorted(by_module, key=_kind), _kind):
                 layers = {name: by_module[name] for name in members}
                 middle = {key: median(layer[key] for layer in layers.values()) for key in next(iter(layers.values()))}
-                rows.append(who | {"module": kind} | middle | {"by_module": layers})
+                used = max(layer["rank"] for layer in layers.values())
+                rows.append({"run": label, "module": kind} | middle | {"rank": used, "by_module": layers})
     return {"modules": list(changed[0].modules), "rows": rows}
 
 
