@@ -70,6 +70,8 @@ def test_directions_without_a_singular_value_are_left_out():
     a = random(2, 14)
     assert measures.decomposed(Delta(random(9, 4), torch.cat([a, -2 * a]))).s.shape == (2,)
     assert measures.decomposed(torch.zeros(4, 5)).v.shape == (5, 0)
+    rounded = torch.diag(torch.tensor([1.0, 1e-3, 1e-6], dtype=torch.float64))
+    assert [len(measures.decomposed(Delta(rounded, None, noise)).s) for noise in (0.0, 1e-5, 2.0)] == [3, 2, 1]
 
 
 def test_ranks_of_known_spectra():

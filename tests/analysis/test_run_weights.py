@@ -106,6 +106,17 @@ def test_a_dense_update_of_a_fused_layer_in_few_bits(ran):
     assert apart.rank == 2
 
 
+@pytest.mark.parametrize(("method", "rank"), [("vera", 8), ("adalora", 4)])
+def test_what_rounding_leaves_of_a_merge_is_no_direction(ran, method, rank):
+    run = ran(method=method, method__rank=rank)
+    file = load_file(run.adapter / "adapter_model.safetensors")
+    for name, weights in analysis.load(run.folder).items():
+        drawn = file.get(f"base_model.model.{name}.lora_E")  # AdaLoRA's singular values: it sets some to zero
+        wanted = rank if drawn is None else int(drawn.count_nonzero())
+        assert len(analysis.decomposed(weights.delta).s) == wanted < 32
+        assert len(torch.linalg.svdvals(weights.delta.b).nonzero()) == 32
+
+
 def test_a_base_in_few_bits_is_what_it_stood_for(ran, low):
     few = ran(method__rank=2, quant__name="nf4", quant__kind="nf4", quant__double=False)
     exact, stored = (analysis.load(run.folder) for run in (low, few))

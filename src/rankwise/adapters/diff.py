@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import torch
+
 from rankwise import methods
 from rankwise.adapters import factors, loading, merge
 from rankwise.adapters.factors import Delta, Deltas
@@ -53,8 +55,17 @@ def deltas(run: Run) -> Deltas:
     lm, _ = loading.dense_base(run)
     before = {name: loading.dense(layer).clone() for name, layer in block_linears(lm)}
     merged = merge.fold(loading.adapted(lm, run), run)
-    changes = ((name, loading.dense(layer).double() - before[name]) for name, layer in block_linears(merged))
-    return {name: Delta(change, None) for name, change in changes if bool(change.any())}
+    after = {name: loading.dense(layer) for name, layer in block_linears(merged)}
+    changes = ((name, weight.double() - before[name]) for name, weight in after.items())
+    adds = methods.of(run.config.method).on_targets  # to W, which rounds; others trained the weights themselves
+    return {name: Delta(change, None, adds * _rounding(after[name])) for name, change in changes if bool(change.any())}
+
+
+def _rounding(weight: torch.Tensor) -> float:
+    """A bound of the errors' singular values where all values were rounded to fp32: of independent ones the largest is
+    about the largest norm of a row and of a column together (Bandeira and van Handel 2016).
+    """
+    return torch.finfo(torch.float32).eps * sum(float(weight.norm(dim=side).max()) for side in (0, 1))
 
 
 def is_plain(run: Run) -> bool:

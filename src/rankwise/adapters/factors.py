@@ -55,10 +55,13 @@ class Svd:
 
 @dataclass(frozen=True)
 class Delta:
-    """ΔW of one layer as ``b`` (out, r) times ``a`` (r, in), the scale in ``b``, in fp64; a dense one has a = None."""
+    """ΔW of one layer as ``b`` (out, r) times ``a`` (r, in), the scale in ``b``, in fp64; a dense one has a = None, and
+    singular values up to ``noise`` that are nothing but rounding.
+    """
 
     b: torch.Tensor
     a: torch.Tensor | None
+    noise: float = 0.0
 
     def dot(self, other: "Delta") -> float:
         """⟨ΔW, ΔW'⟩ = tr((Bᵀ B') (A' Aᵀ))."""
@@ -206,7 +209,8 @@ def in_parts(deltas: Deltas, wanted: set[str]) -> Deltas:
         parts = [f"{name}.{part}" for part in PARTS]
         if name.split(".")[-1] == FUSED and not wanted.isdisjoint(parts):
             rows = zip(parts, delta.b.chunk(len(PARTS)), strict=True)
-            parted |= {part: Delta(row, delta.a) for part, row in rows if delta.a is not None or bool(row.any())}
+            kept = {part: row for part, row in rows if delta.a is not None or bool(row.any())}
+            parted |= {part: dataclasses.replace(delta, b=row) for part, row in kept.items()}
         else:
             parted[name] = delta
     return parted

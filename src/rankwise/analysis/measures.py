@@ -14,10 +14,11 @@ TOP = 10  # singular vectors that are asked whether they intrude
 
 
 def decomposed(delta: Delta | torch.Tensor) -> Svd:
-    """The SVD without the directions of singular values that are zero: those are anybody's."""
+    """The SVD without what is anybody's: directions of singular values that are zero, or rounding (but the first)."""
     whole = delta if isinstance(delta, Delta) else Delta(delta.double(), None)
     svd = whole.svd()
-    some = int((svd.s > svd.s[0] * max(whole.sides) * torch.finfo(svd.s.dtype).eps).sum())
+    least = max(whole.noise, float(svd.s[0]) * max(whole.sides) * torch.finfo(svd.s.dtype).eps)
+    some = int((svd.s > least).sum()) or int(svd.s[0] > 0)
     return Svd(svd.u[:, :some], svd.s[:some], svd.v[:, :some])
 
 
