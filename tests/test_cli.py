@@ -197,9 +197,8 @@ def test_bad_input_is_one_line_that_names_it_exit_2_and_nothing_written(line, na
 @pytest.mark.parametrize(
     "line",
     [
-        *(f"{command} private/s" for command in ("report", "dashboard", "claims", "find --replay", "adapter merge")),
-        *("report private/s.zip", "analyze spectrum private/s", "train debug=fast method.init_from=private/s"),
-        *("report private", "claims private"),
+        *("report private", "report private/s", "report private/s.zip", "analyze spectrum private/s"),
+        *("find --replay private/s", "adapter merge private/s", "train debug=fast method.init_from=private/s"),
     ],
 )
 def test_a_folder_that_the_user_may_not_enter_is_one_line(line, tmp_path, capsys):
@@ -214,7 +213,7 @@ def test_a_folder_that_the_user_may_not_enter_is_one_line(line, tmp_path, capsys
     finally:
         held[0] = every
         libc.capset(head, held)
-    assert re.fullmatch(r"rankwise: private\S*: no access \(Permission denied\)\n", capsys.readouterr().err)
+    assert re.fullmatch(r"rankwise: \S*private\S*: no access \(Permission denied\)\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
