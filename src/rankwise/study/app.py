@@ -13,8 +13,9 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from rankwise import metrics
 from rankwise.check import check_here
 from rankwise.config import Config
 from rankwise.errors import Refused
@@ -55,15 +56,15 @@ def call_hydra(
     try:
         _refuse_code_of(arguments)
         chosen = _chosen(arguments)
-        sweeper = chosen.runtime.choices["hydra/sweeper"] if chosen else "rankwise"
-        if chosen and sweeper == "rankwise" and "n_trials" in chosen.sweeper:  # an experiment cannot choose it itself
+        sweeper = chosen.hydra.runtime.choices["hydra/sweeper"] if chosen else "rankwise"
+        if chosen and sweeper == "rankwise" and "n_trials" in chosen.hydra.sweeper:  # an experiment cannot choose one
             arguments, sweeper = [*arguments, "hydra/sweeper=optuna"], "optuna"
         if study and sweeper != "rankwise":
             need = f"plan, --dry-run and {micro_batch.AUTO} need"
             raise Refused(f"hydra/sweeper={sweeper}: chooses its runs by their scores; none is known before, as {need}")
-        if sweeper == "optuna":
-            _quieten_optuna()
-        axes = chosen and any(chosen.sweeper.get(axes) for axes in ("params", "pairs", "tune"))
+        if chosen and sweeper != "rankwise":
+            arguments = [*arguments, *_of_search(chosen, sweeper, arguments)]
+        axes = chosen and any(chosen.hydra.sweeper.get(axes) for axes in ("params", "pairs", "tune"))
         mode = ["hydra.mode=MULTIRUN"] if axes and "-m" not in arguments else []
         sys.argv = ["rankwise train", *arguments, *mode]
         with compose.explained(arguments), fork_server.kept():
@@ -118,32 +119,46 @@ def _words(arguments: list[str]) -> list[str]:
 
 
 def _chosen(arguments: list[str]) -> DictConfig | None:
-    """Hydra's part of what an experiment or words of its own choose: the sweeper, and whether there are axes, which
+    """What an experiment or words of Hydra's choose: the sweeper, its objective, and whether there are axes, which
     make a study of a single command (from Hydra 1.4 on an experiment cannot say so itself).
     """
     words = [word for word in _words(arguments) if word.startswith(("experiment=", "hydra/", "hydra.searchpath="))]
+    of_objective = re.compile(r"(task|task\.metric|objective)=[^,()]*|hydra\.launcher\.returns=.*")
     if not words or any(word.startswith("hydra.mode=") for word in arguments):
         return None
     with contextlib.suppress(Exception), compose.hydra_tree():  # Hydra will say what is wrong
-        return compose.load(words).hydra
+        return compose.load([*words, *filter(of_objective.fullmatch, _words(arguments))])
     return None
 
 
-def _quieten_optuna() -> None:
-    """Leave out what Optuna says of each of its steps, and colours in files and pipes."""
+def _of_search(chosen: DictConfig, sweeper: str, arguments: list[str]) -> list[str]:
+    """What runs are that a sweeper chooses by their scores, unless it is typed: of stage search, which no comparison
+    takes in. Optuna is told which way the objective is better, and to be quiet; by itself it minimizes.
+    """
+    typed = {word.partition("=")[0].lstrip("+") for word in arguments}
+    words = ["stage=search"] * (chosen.stage is None and "stage" not in typed)
+    if sweeper != "optuna":
+        return words
     import optuna
 
     optuna.logging.set_verbosity(logging.WARNING)
     if not sys.stderr.isatty():
         os.environ.setdefault("NO_COLOR", "1")
+    given, returns = chosen.hydra.sweeper.get("direction"), chosen.hydra.launcher.get("returns") or ["objective"]
+    directions = given if OmegaConf.is_list(given) else [getattr(given, "name", given)] * len(returns)
+    better = "minimize" if metrics.named(chosen.objective).lower_is_better else "maximize"
+    ours = [better if key == "objective" else one for key, one in zip(returns, directions, strict=False)]
+    return words + [f"hydra.sweeper.direction=[{','.join(ours)}]"] * ("hydra.sweeper.direction" not in typed)
 
 
 def task(cfg: DictConfig) -> Any:
-    """What Hydra calls for one run: a job of a foreign launcher (pickled by name), or the single run."""
+    """What Hydra calls for one run: a job of a foreign launcher (pickled by name), whose objective its sweeper may ask
+    for, or the single run.
+    """
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         from rankwise.run import run
 
-        return run(compose.to_config(compose.unresolved(cfg))).to_dict()
+        return run(compose.to_config(compose.unresolved(cfg))).objective
     assert _Single.start is not None
     try:
         for word in HydraConfig.get().overrides.hydra:

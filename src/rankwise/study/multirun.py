@@ -190,6 +190,9 @@ def check_keys(launcher: Any, sweeper: Any = None) -> None:
         value = getattr(holder, name, getattr(holder, "keys", {}).get(name))
         if value is not None and not fits(value):
             raise Refused.value(f"hydra.{key}", value, f"null, or such as {example}")
+    for key in getattr(launcher, "returns", None) or ():
+        if re.match(r"metrics\W+(test|harness)\b", key):
+            raise Refused.value("hydra.launcher.returns", key, "a test score must not select anything; [objective]")
 
 
 def _is_list_of(value: Any, kind: type) -> bool:
@@ -270,6 +273,7 @@ def run_rows(launcher: LocalLauncher, rows: Sequence[Sequence[str]]) -> list[Job
 
     Finished runs are not run again. A run that failed is a failed job, whose error the sweeper raises or counts.
     """
+    check_keys(launcher)
     compose, typed = Composer(), launcher.config.hydra
     rows = debug.fitted([list(row) for row in rows], typed.overrides.task, typed.runtime.choices)
     composed = [_composed(compose, row) for row in rows]
