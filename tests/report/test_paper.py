@@ -1,6 +1,7 @@
 """What a paper needs of a study: LaTeX, the methods in words, figures as files, and a packet to hand on."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -181,6 +182,7 @@ def test_a_packet_shows_the_same_report_elsewhere(study, tmp_path, capsys, monke
     record = read(adapter.parents[1])
     record.provenance["packages"] = {"rankwise": "0.1", "torch": "2.0.1+cpu", "wandb": None}
     record.write()
+    os.utime(adapter.parents[1] / "predictions.parquet", (0, 0))  # a date that zip has not
     for question, year in (("a", 2027), ("b", 2026)):  # the later stands first, whatever it is called
         answer = {"sentence": f"Answer {question}.", "metric": "accuracy", "ranks": [], "notes": [], "date": str(year)}
         (study / f"answer-{question}-3.json").write_text(json.dumps(answer))
@@ -217,6 +219,15 @@ def test_a_packet_shows_the_same_report_elsewhere(study, tmp_path, capsys, monke
     capsys.readouterr()
     assert main(["dashboard", "packet.zip"]) == 2
     assert "packet.zip: a file, not a folder of runs; a packet is read by rankwise report" in capsys.readouterr().err
+
+
+def test_a_packet_that_cannot_be_finished_leaves_nothing(study, tmp_path, capsys):
+    harness = next(study.iterdir()) / "harness"
+    harness.mkdir()
+    (harness / "arc.parquet").symlink_to("gone")
+    assert main(["report", str(study), "--pack", str(tmp_path / "packets" / "a.zip")]) == 2
+    assert "a.zip: cannot be written (No such file" in capsys.readouterr().err
+    assert not [*(tmp_path / "packets").iterdir()]
 
 
 @pytest.mark.parametrize("member", ["../evil/result.json", "/evil/result.json", "a/b/c/d/e/result.json", "setup.py"])

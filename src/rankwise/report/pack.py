@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from rankwise.errors import Refused
 from rankwise.tracking.fields import at
-from rankwise.tracking.record import Record, find
+from rankwise.tracking.record import Record, find, whole
 
 _OF_RUN = ("result.json", "config.yaml", "metrics.jsonl", "predictions.parquet", "harness/*.parquet")
 _OURS = (*_OF_RUN, "answer-*.json", "analysis/*.json")  # the last two of a study
@@ -59,7 +59,8 @@ def pack(paths: list[Path], file: Path) -> int:
     places = {run: f"{homes[run.parent]}/{run.name}" for run in runs}
     elsewhere = _elsewhere(records)
     try:
-        with zipfile.ZipFile(file, "x", zipfile.ZIP_DEFLATED) as archive:
+        # Of a file before 1980, which a zip has no date for, it says 1980.
+        with whole(file) as part, zipfile.ZipFile(part, "x", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
             for folder, place in (places | homes).items():
                 for path in sorted(path for pattern in _OURS for path in folder.glob(pattern)):
                     name = f"{place}/{path.relative_to(folder)}"

@@ -111,16 +111,20 @@ def _spent_s(earlier: Record) -> float:
 
 
 def write_atomically(path: Path, text: str | Iterable[str]) -> None:
-    """Write a text, or its parts, beside the target, flush to disk and rename: a reader sees the old file or the new
-    one, never a part.
-    """
+    """Write a text, or its parts, flush to disk and rename: a reader sees the old file or the new one, never a part."""
+    with whole(path) as beside, beside.open("x", encoding="utf-8") as file:
+        file.writelines([text] if isinstance(text, str) else text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place beside the target, of which it takes what was written at the end; an error leaves nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name[:200]}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        with beside.open("x", encoding="utf-8") as file:
-            file.writelines([text] if isinstance(text, str) else text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield beside
         beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)
