@@ -220,6 +220,9 @@ def test_all_records_below_a_folder_are_found_once(tiny, capsys):
 def test_nothing_to_find_is_refused(tmp_path, monkeypatch):
     with pytest.raises(Refused, match=r"^no runs in .*: nothing there has a result.json$"):
         find([tmp_path])
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(Refused, match=r"^no runs in .*: nothing there has a result.json that can be read$"):
+        find([tmp_path])
     with pytest.raises(Refused, match=r"absent: no such folder; give a run, a study or an outputs folder$"):
         find([tmp_path / "absent"])
     monkeypatch.chdir(tmp_path)

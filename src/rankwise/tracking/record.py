@@ -223,6 +223,7 @@ def find(paths: list[Path]) -> list[Record]:
     there is no record at all.
     """
     by_folder: dict[Path, Record] = {}
+    damaged = ""
     for path in paths:
         if not path.exists():
             if str(path).startswith("wandb:"):
@@ -237,10 +238,11 @@ def find(paths: list[Path]) -> list[Record]:
                 by_folder.setdefault(file.parent.resolve(), read(file.parent))
             except Refused as unreadable:
                 print(f"rankwise: left out: {unreadable}", file=sys.stderr)
+                damaged = " that can be read"
     if not by_folder:
         for folder in filter(Path.is_dir, paths):
             os.listdir(f"{folder}/.")  # raises PermissionError, where one may not look
-        raise Refused(f"no runs in {', '.join(map(str, paths))}: nothing there has a result.json")
+        raise Refused(f"no runs in {', '.join(map(str, paths))}: nothing there has a result.json{damaged}")
     return list(by_folder.values())
 
 
