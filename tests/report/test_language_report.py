@@ -137,6 +137,19 @@ def test_forgetting_is_positive_where_the_loss_rose_with_an_interval_over_seeds(
     assert "| full | 3.500 | 3.910 ± 0.026 | +0.410 ± 0.026 |" in report.to_markdown()
 
 
+@pytest.mark.parametrize("first", [0, 2])
+def test_what_was_forgotten_is_of_the_texts_that_most_runs_were_asked(tmp_path, first):
+    for seed in range(3):
+        forgot(write_lm(tmp_path, "full", None, seed=seed), 3.5, 3.6)
+        forgot(record := write_lm(tmp_path, "lora", 8, seed=seed), 3.5, 4.5 if seed == first else 3.7)
+        record.config["forgetting"] = {"name": "news" if seed == first else "wikitext"}
+        record.write()
+    lora, full = (report := build([tmp_path])).arms
+    told = report.document()["arms"][0]["forgetting"]
+    assert told["mean"] == pytest.approx(0.2) and told["texts"] == "wikitext"
+    assert "1/3 asked on other texts, not in the mean of forgetting" in lora.flags and not full.flags
+
+
 def test_intervals_of_learning_against_forgetting_end_where_those_of_the_table_do(tmp_path, monkeypatch):
     """Those of a share near 100 % are longer to the left."""
     for method, rank in (("full", None), ("lora", 8)):

@@ -13,6 +13,7 @@ from rankwise.errors import plural
 from rankwise.metrics import Metric
 from rankwise.report.arms import UNDER_TRAINED, Arm, Context, asked_alike, beside
 from rankwise.report.equivalence import MISSING, Comparison
+from rankwise.report.forgetting import forgotten
 from rankwise.report.formats import percent, rate
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record
@@ -268,10 +269,10 @@ def _asked_otherwise(arm: Arm) -> list[str]:
         if n := sum(bool(run.scores.get(metric)) and id(run) not in alike for run in arm.runs):
             others[n].append(metric)
     how = "another number of rows or shots, or another task.generation"
-    return [
-        f"{n}/{len(arm.runs)} asked with {how}, not in the mean of {', '.join(metrics)}"
-        for n, metrics in others.items()
-    ]
+    said = [(n, f"with {how}, not in the mean of {', '.join(metrics)}") for n, metrics in others.items()]
+    if (lost := forgotten(arm)) and lost.others:
+        said.append((lost.others, "on other texts, not in the mean of forgetting"))
+    return [f"{n}/{len(arm.runs)} asked {what}" for n, what in said]
 
 
 def _elsewhere(arm: Arm, reference: Arm) -> list[str]:

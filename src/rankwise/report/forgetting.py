@@ -1,5 +1,6 @@
 """What training unlearned, by arm: the same questions before and after, on texts that no arm was trained on."""
 
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ from rankwise.metrics import METRICS, Metric
 from rankwise.report.arms import Arm, covered, over_runs
 from rankwise.statistics import Interval
 from rankwise.tracking.fields import at
+from rankwise.tracking.record import Record
 
 _METRICS = {"loss": METRICS["loss"], "probe": METRICS["accuracy"]}  # what the answers of each measure are shown as
 
@@ -23,6 +25,7 @@ class Forgotten:
     after: Interval
     amount: Interval
     cosines: Interval | None
+    others: int  # runs that were asked on other texts, which are left out
 
     @property
     def metric(self) -> Metric:
@@ -42,12 +45,15 @@ class Forgotten:
 
 
 def forgotten(arm: Arm) -> Forgotten | None:
-    """None for an arm whose runs were not asked. Runs that were asked something else than the first are left out."""
-    asked = [run for run in arm.runs if at(run, "metrics.forgetting.measure") in _METRICS]
+    """None for an arm whose runs were not asked. Runs that were asked something else than most are left out."""
+    asked: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for run in arm.runs:
+        if (measured := at(run, "metrics.forgetting.measure")) in _METRICS:
+            asked[measured, str(at(run, "config.forgetting.name"))].append(run)
     if not asked:
         return None
-    measure, texts = at(asked[0], "metrics.forgetting.measure"), at(asked[0], "config.forgetting.name")
-    same = [run for run in asked if at(run, "config.forgetting.name") == texts]
+    measure, texts = max(asked, key=lambda question: len(asked[question]))
+    same = asked.pop((measure, texts))
 
     def over(part: str, sign: float = 1.0) -> Interval | None:
         return over_runs(((run, at(run, f"metrics.forgetting.{part}")) for run in same), sign)
@@ -55,7 +61,7 @@ def forgotten(arm: Arm) -> Forgotten | None:
     before, after, amount = over("before"), over("after"), over("difference", -1.0 if measure == "probe" else 1.0)
     if before is None or after is None or amount is None:
         return None
-    return Forgotten(str(texts), measure, before, after, amount, over("cosines"))
+    return Forgotten(texts, measure, before, after, amount, over("cosines"), sum(map(len, asked.values())))
 
 
 def notes(arms: list[Arm]) -> list[str]:
