@@ -129,7 +129,8 @@ class Report:
             for kind, text in texts.items():
                 write_atomically(paths[kind], text)
         except OSError as error:
-            raise Refused(f"{folder}: cannot write the report ({error.strerror or error})") from None
+            why = f"{error.strerror or error}); rankwise report --out FOLDER writes it elsewhere"
+            raise Refused(f"{folder}: cannot write the report ({why}") from None
         return paths
 
 
