@@ -15,6 +15,7 @@ from rankwise.errors import Refused
 from rankwise.identity import canonical
 from rankwise.report.arms import group
 from rankwise.report.report import build
+from rankwise.report.table import failures
 from rankwise.tracking.record import Record
 
 PACKAGE = Package("p", "1", "0" * 64, "m")
@@ -370,6 +371,7 @@ def test_unfinished_runs_are_counted_with_their_arm_and_never_scored(tmp_path):
     assert len(arm(report, rank=8).runs) == 3
     assert {"1 failed", "1 stopped"} <= set(arm(report, rank=8).flags)
     assert (arm(report, rank=64).runs, arm(report, rank=64).flags) == ([], ["1 failed"])
+    assert {row[-1] for row in failures(report.arms)} == {"–"}, "no log that is not there"
 
 
 def test_disagreeing_margins_take_the_smallest_and_say_so(tmp_path):

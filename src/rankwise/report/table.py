@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rankwise.errors import plural
-from rankwise.metrics import named
+from rankwise.metrics import NOTHING, named
 from rankwise.report import costs, forgetting, latency
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm, covered, writing
@@ -247,13 +247,13 @@ def md_table(
 
 
 def failures(arms: list[Arm]) -> list[list[str]]:
-    """Runs without a score: name, status, error and where the log is."""
+    """Runs without a score: name, status, error and where the log is, if there is one."""
     return [
         [
             str(run.run.get("name")),
             run.status,
-            ": ".join(str(part) for key in ("type", "message") if (part := at(run, f"error.{key}"))) or "–",
-            str(run.folder / "log"),
+            ": ".join(str(part) for key in ("type", "message") if (part := at(run, f"error.{key}"))) or NOTHING,
+            str(log) if (log := run.folder / "log").exists() else NOTHING,
         ]
         for arm in arms
         for run in arm.unscored
