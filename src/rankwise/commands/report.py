@@ -62,10 +62,13 @@ def main(arguments: list[str]) -> int:
         columns = [name.strip() for name in (options.columns or "").split(",") if name.strip()]
         if columns and form not in ("csv", "markdown", "latex"):
             raise Refused("--columns: of --markdown, --csv or --latex")
-        text = getattr(report, f"to_{form}")(columns) if form not in (None, "json") else ""
+        text = getattr(report, f"to_{form}")(columns) if form else ""
         files = report.write(options.out) if options.out else {}  # what is asked for by name is refused before a word
         figures = _save_figures(report, options.figures) if options.figures else ""
-        _print(report, form, text)
+        if form:
+            sys.stdout.writelines(text if form == "json" else [text])
+        else:
+            show(report.table())
         stream = sys.stderr if form else sys.stdout  # a document stands alone
         print(figures, end="", file=stream)
         usual = None if form or options.score or any(map(pack.is_packet, paths)) else beside(paths)
@@ -92,17 +95,6 @@ def _by_task(options: argparse.Namespace, paths: list[Path]) -> int:
     tasks = by_task.build(paths)
     print_json(tasks.document()) if options.json else show(tasks.table())
     return 0
-
-
-def _print(report: Report, form: str | None, text: str) -> None:
-    if form is None:
-        show(report.table())
-    elif form == "json":
-        from rankwise.report.export import json_parts
-
-        sys.stdout.writelines(json_parts(report))
-    else:
-        print(text, end="")
 
 
 def _save_figures(report: Report, folder: Path) -> str:

@@ -42,7 +42,7 @@ def _cell(value: Any) -> Any:
     return "" if value is None or value != value else value
 
 
-def json_parts(report: Report) -> Iterator[str]:
+def json_parts(report: Report, wanted: Sequence[str] = ()) -> Iterator[str]:
     """The text of the JSON document, which is long where runs are many: each is one line."""
     head, tail = json.dumps(document(report) | {"runs": [None]}, indent=1, allow_nan=False).rsplit("null", 1)
     yield head

@@ -109,6 +109,7 @@ class Report:
     # For a terminal and as files have it; the last four take the keys or headers of the columns that are wanted.
     table = tables.render
     document = export.document
+    to_json = export.json_parts
     to_csv = export.csv_text
     to_markdown = tables.markdown
     to_latex = latex.latex
@@ -122,7 +123,7 @@ class Report:
             "html": [html(self)],
             "csv": [self.to_csv()],
             "md": [self.to_markdown()],
-            "json": export.json_parts(self),
+            "json": self.to_json(),
         }
         paths = {kind: folder / f"report.{kind}" for kind in texts}
         try:

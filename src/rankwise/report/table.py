@@ -135,21 +135,21 @@ def written_with(arms: list[Arm]) -> list[str]:
 
 def rendered(block: Section) -> list[RenderableType]:
     """A section for a terminal."""
-    lines = any("\n" in cell for row in block.rows for cell in row)
     # What stays on one line: 90 %, “largest, %” and ε = 0.3.
     narrow = [re.sub(r"(?<![\d,=]) (?!=)|(?<!=) (?![%=])", "\n", text) for text in block.header[1:]]
     header = block.header if block.words else [block.header[0], *narrow]
     rows = [[fmt.tight(cell) for cell in row] for row in block.rows]
-    table = grid(header, rows, len(header) if block.words else 1, lines)
+    table = grid(header, rows, len(header) if block.words else 1)
     notes = [Text(note, style="dim") for note in block.notes]
     return [Text(f"\n{block.title}", style="bold"), Padding(table if block.words else Wide(table), (1, 0)), *notes]
 
 
-def grid(header: list[str], rows: list[list[str]], left: int, lines: bool = False) -> Table:
+def grid(header: list[str], rows: list[list[str]], left: int) -> Table:
     """A table whose first ``left`` columns are words, set to the left and folded, and the others figures.
 
-    Cells of words alone, or of several ``lines``, begin side by side; figures stand beside the end of a folded name.
+    Cells of words alone, or of several lines, begin side by side; figures stand beside the end of a folded name.
     """
+    lines = any("\n" in cell for row in rows for cell in row)
     vertical: Any = "top" if lines or left == len(header) else "bottom"
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
     # What stands beneath, an id, is copied into a command: it stays in one piece.
