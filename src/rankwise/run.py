@@ -68,7 +68,7 @@ def run(config: Config, on_progress: OnProgress = lambda step, total, text: None
 def _writable(run_folder: Path, new_folders: list[Path] | None = None) -> Iterator[None]:
     """In here what comes of a disk that is full, or that may not be written, is Refused.
 
-    Without a record nothing of it stays, as far as ``made`` tells what was not there before.
+    Without a record nothing of it stays, as far as ``new_folders`` tells what was not there before.
     """
     try:
         yield
