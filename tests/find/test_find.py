@@ -142,3 +142,4 @@ def test_a_run_that_fails_ends_it_by_name(tmp_path):
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("No conclusion: lora-r4-qv-lr0.01-s2000 failed: ")
     assert "lora-r8-qv-lr0.01-s0 failed; its seed was not replaced." in done.stdout
+    assert "lora-r4-qv-lr0.01-s2000 failed." in done.stdout  # the pilot, whose seed no run that counts has

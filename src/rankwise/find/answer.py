@@ -278,4 +278,5 @@ def _notes(findings: Findings) -> list[str]:
     if findings.stopped == "budget" and seeds == LOOKS[0] and (short := foreseen(question, findings.arms[None])):
         notes.append(f"Note: {short}.")
     failed = [record for record in findings.runs.records.values() if record.status != FINISHED]
-    return notes + [f"{record.run['name']} {record.status}; its seed was not replaced." for record in failed]
+    kept = "; its seed was not replaced"  # of what counts
+    return notes + [f"{run.run['name']} {run.status}{kept * (not run.config.get('stage'))}." for run in failed]
