@@ -106,10 +106,9 @@ def test_what_the_budget_left_open_says_what_would_decide_it(findings):
         assert told["sentence"].startswith(f"Not decided within 5 min: {needs}")
     looks = {rank: seen(-0.05, 2) for rank in (4, 8)}
     begun = findings(looks, budget=Budget(runs=8), stopped="budget")
-    for n, run in enumerate(begun.arms[None] + begun.arms[8]):
-        run.metrics |= {"first_loss": 0.7, "curve": curve((0.7, 0.6, 0.5, 0.45, 0.4)) if not n else curve(FLAT)}
-        run.metrics |= {"validation": {"matthews": {"value": 0.5, "se": 0.1}}, "best_step": 20}
-        run.metrics["curve"][-1] |= {"val/matthews": 0.0, "val/matthews_se": 0.0} if n else {}
+    for run in begun.arms[8]:
+        run.metrics |= {"curve": curve(FLAT), "validation": {"matthews": {"value": 0.5, "se": 0.1}}, "best_step": 20}
+        run.metrics["curve"][-1] |= {"val/matthews": 0.0, "val/matthews_se": 0.0}
     told = answer(begun, "rankwise find task=x")
     far = "rank 8 is 5.0 points worse [4.3, 5.7] at 90 %, plainly beyond the margin of 2 points"
     assert told["sentence"].startswith(
@@ -117,8 +116,6 @@ def test_what_the_budget_left_open_says_what_would_decide_it(findings):
         "targets=all_linear. 10 runs"
     )
     notes = "\n".join(told["notes"])
-    assert "Note: full fine-tuning is under-trained: validation loss still falls, by 0.05 in the last fifth" in notes
-    assert "trainer.max_steps or trainer.epochs trains longer.\n" in notes
     assert "\nRank 8: 1/1 collapsed: the last validation is no better than one answer to every text, " in notes
 
 

@@ -10,7 +10,7 @@ from rankwise.find.power import LIKELY, need
 from rankwise.find.question import LOOKS, Question
 from rankwise.find.rates import Tuned
 from rankwise.find.rule import ENOUGH, HOPELESS, OPEN, UNDECIDED, WORSE, Evidence, chance
-from rankwise.find.story import Findings, foreseen
+from rankwise.find.story import Findings
 from rankwise.identity import run_id
 from rankwise.metrics import duration
 from rankwise.report.arms import UNDER_TRAINED
@@ -275,8 +275,6 @@ def _notes(findings: Findings) -> list[str]:
     notes += [f"Rank {rank}: {wrong}." for rank, faults in findings.faults.items() for wrong in faults]
     for r, runs in findings.arms.items():
         notes += [f"{f'Rank {r}' if r else 'The reference'}: {what}." for what in collapse(runs)]
-    if findings.stopped == "budget" and seeds == LOOKS[0] and (short := foreseen(question, findings.arms[None])):
-        notes.append(f"Note: {short}.")
     failed = [record for record in findings.runs.records.values() if record.status != FINISHED]
     kept = "; its seed was not replaced"  # of what counts
     return notes + [f"{run.run['name']} {run.status}{kept * (not run.config.get('stage'))}." for run in failed]

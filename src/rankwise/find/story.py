@@ -202,7 +202,7 @@ def confirm(question: Question, guess: Guess, rates: Rates, runs: Runs) -> Findi
                 else:
                     wrong[rank][:0] = [f"{question.reference_name} is {fault}" for fault in against]
                 evidence = replace(evidence, sound=is_sound(wrong[rank]))
-            elif not looks and (short := foreseen(question, arms[None])):
+            elif not looks and (short := _foreseen(question, arms[None])):
                 print(f"rankwise: {short}", file=sys.stderr)
             looks.setdefault(rank, []).append(evidence)
         except Spent:
@@ -214,7 +214,7 @@ def confirm(question: Question, guess: Guess, rates: Rates, runs: Runs) -> Findi
     return Findings(question, runs, rates, guess, rule, decision, looks, arms, wrong, stopped)
 
 
-def foreseen(question: Question, reference: Sequence[Record]) -> str:
+def _foreseen(question: Question, reference: Sequence[Record]) -> str:
     """What no seed is likely to mend, to be said while there are runs to be saved; empty where nothing is known."""
     short = next((f for f in unfit(arm_of(reference), question.metric, None) if f.startswith(UNDER_TRAINED)), "")
     return short and (
