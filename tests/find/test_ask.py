@@ -76,6 +76,8 @@ def test_a_budget_is_a_time_or_a_number_of_runs_and_a_margin_may_be_in_points():
     assert asked("method.rank=1", margin="1%").margin == asked("method.rank=1", margin="1 point").margin == 0.01
     found = asked(*LANGUAGE, "method.rank=1", margin="1.5")  # of perplexity
     assert found.margin == found.reference.task.margin == 1.5
+    of_mae = ("task=movie_rating", "task.metric=mae", "method.rank=1")  # the default, but said, as 0.03 would be
+    assert [asked(*of_mae, f"task.margin={said}").margin for said in (0.02, 0.03)] == [0.02, 0.03]
 
 
 @pytest.mark.parametrize(

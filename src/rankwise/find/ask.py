@@ -88,7 +88,7 @@ def _composed(overrides: Sequence[str], margin: str | None, ranks: Sequence[int]
     metric = named(config.task.metric)
     if margin is not None:
         config = changed(config, {"task.margin": margin_of(margin, metric)})
-    elif metric.name == "mae" and config.task.margin == Task.margin:
+    elif metric.name == "mae" and config.task.margin == Task.margin and not any("task.margin=" in o for o in overrides):
         raise Refused("--margin: give how much more of mae is still enough, in the unit of the labels")
     refuse_idle([(config, overrides)])
     if any(o.startswith("name=") for o in overrides):
