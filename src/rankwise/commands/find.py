@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     spec.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train; method.rank lists candidates")
     spec.add_argument("--budget", metavar="30m|RUNS", help="stop before more is spent, earlier starts included")
     spec.add_argument("--margin", metavar="SIZE", help="what counts as the same: 0.02 or 2%% (default: the task's)")
-    spec.add_argument("--seeds", type=int, default=8, metavar="3|5|8", help="of an arm, at most: fewer decide less")
+    spec.add_argument("--seeds", choices=("3", "5", "8"), default="8", help="of an arm, at most: fewer decide less")
     spec.add_argument("--rates", choices=("tune", "default"), default="tune", help="tune learning rates or not")
     spec.add_argument("--reference", default="full", metavar="full|r=N", help="what the ranks are compared with")
     spec.add_argument("--dry-run", action="store_true", help="show the stages and their cost; run nothing")
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
     with fork_server.kept():
         if not options.dry_run and not any(word.startswith("hydra/launcher") for word in options.overrides):
             fork_server.begin(HEAVY, bool(machine.gpus()))  # while the question is composed, and its data are read
-        limits = (options.budget, options.margin, options.rates, options.reference, options.seeds)
+        limits = (options.budget, options.margin, options.rates, options.reference, int(options.seeds))
         asked = question(options.overrides, *limits)
         if options.dry_run:
             return _list(asked, options.jobs, options.json)

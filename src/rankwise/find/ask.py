@@ -63,19 +63,13 @@ def question(
         raise Refused(f"--reference {reference}: full, full with keys of its own ('full method.lr=3e-4'), or r=64")
     if not ranks:
         raise Refused(f"--reference {reference}: a rank above the candidates; there is none below it")
-    asked = Question(base, other, ranks, rates == "tune", Budget.parse(budget), _looks(seeds))
+    asked = Question(base, other, ranks, rates == "tune", Budget.parse(budget), LOOKS[: LOOKS.index(seeds) + 1])
     for config in [asked.run_of(None, 0), *(asked.run_of(rank, 0) for rank in ranks)]:
         check(config)
         check_here(config)
     check_files([base])
     _check_size(asked)
     return asked
-
-
-def _looks(seeds: int) -> tuple[int, ...]:
-    if seeds not in LOOKS[1:]:
-        raise Refused(f"--seeds {seeds}: one of {', '.join(map(str, LOOKS[1:]))}, the looks that can decide")
-    return LOOKS[: LOOKS.index(seeds) + 1]
 
 
 def _composed(overrides: Sequence[str], margin: str | None, ranks: Sequence[int]) -> Config:
