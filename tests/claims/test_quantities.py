@@ -64,6 +64,15 @@ def test_a_grid_that_is_missing_or_of_two_rates_says_nothing(tmp_path):
         learning_rates.best_lr_ratio(two, LORA, FULL)
 
 
+def test_two_seeds_that_share_one_at_all_rates_give_no_interval(tmp_path):
+    def kept(config: dict) -> bool:
+        return config["method"]["name"] == "full" or config["seed"] != (0 if config["optim"]["lr"] < 2e-5 else 2)
+
+    runs = [run for run in rates_of(tmp_path, [-2.8] * 3, [-3.3] * 3) if kept(run.config)]
+    with pytest.raises(NotRun, match=r"^1 seed with the whole grid in both arms; an interval needs two$"):
+        learning_rates.best_lr_ratio(runs, LORA, FULL)
+
+
 def test_grids_that_were_not_trained_alike_are_not_compared(tmp_path):
     runs = rates_of(tmp_path, (-2.8, -2.8))
     for record in runs:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rankwise.claims.claim import FROM_RUNS, INCONCLUSIVE, NOT_RUN, VERDICTS, Bound, Claim, Estimate, NotRun
 from rankwise.claims.quantities import QUANTITIES
-from rankwise.errors import Refused
+from rankwise.errors import Refused, plural
 from rankwise.tracking.provenance import provenance
 from rankwise.tracking.record import Record, finite, now
 
@@ -69,7 +69,7 @@ def judge(claim: Claim, records: Sequence[Record], tier: str, measure: bool = Fa
 
 def tally(verdicts: Sequence[Verdict]) -> str:
     """``41 claims. 5 that cannot fail: 5 reproduced. 15 in their own setting: 15 reproduced. 21 by proxy: …``."""
-    parts = [f"{len(verdicts)} claim{'' if len(verdicts) == 1 else 's'}"]
+    parts = [plural(len(verdicts), "claim")]
     for group, words in _GROUPS:
         if counts := Counter(verdict.verdict for verdict in verdicts if verdict.group == group):
             shown = ", ".join(f"{counts[name]} {name}" for name in (*VERDICTS, NOT_RUN) if counts[name])

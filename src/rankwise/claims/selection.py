@@ -10,6 +10,7 @@ import numpy as np
 from rankwise import metrics
 from rankwise.claims.claim import Estimate, NotRun, Spec
 from rankwise.compare import by_replicate
+from rankwise.errors import plural
 from rankwise.report.arms import Arm, group
 from rankwise.report.flags import of_training
 from rankwise.statistics import Floats
@@ -51,7 +52,7 @@ def compared(records: Sequence[Record], specs: Sequence[Spec], tuned: bool = Fal
             raise NotRun(f"arms were not trained alike: {_difference(dict(arms[0].context), dict(arm.context))}")
     runs_sa = list(by_replicate([arm.runs for arm in arms]).values())
     if (n := len(runs_sa)) < 2:
-        raise NotRun(f"{n} seed{'' if n == 1 else 's'} shared by all arms; an interval needs two")
+        raise NotRun(f"{plural(n, 'seed')} shared by all arms; an interval needs two")
     return Compared(runs_sa, "; ".join(filter(None, map(_told, arms, specs))))
 
 

@@ -32,7 +32,7 @@ def best_lr_ratio(records: Sequence[Record], of: Spec, to: Spec) -> Estimate:
     arms = [list(runs.values()) for grid in grids for runs in grid.values()]
     runs_sl = list(by_replicate(arms).values())  # of both arms, at all rates
     if (n := len(runs_sl)) < 2:
-        raise NotRun(f"{n} seeds with the whole grid in both arms; an interval needs two")
+        raise NotRun(f"{plural(n, 'seed')} with the whole grid in both arms; an interval needs two")
     optima, replicates = [], []
     for columns, grid, spec in ((slice(len(grids[0])), grids[0], of), (slice(len(grids[0]), None), grids[1], to)):
         log_lr, losses_sl = _losses([runs[columns] for runs in runs_sl], list(grid), spec)
