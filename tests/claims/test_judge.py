@@ -5,6 +5,7 @@ import inspect
 import io
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from rankwise.claims.quantities import QUANTITIES
 from rankwise.claims.show import bound, markdown, number, table
 from rankwise.cli import main
 from rankwise.errors import Refused
+from rankwise.paths import options
 
 CLAIMS = {claim.id: claim for claim in registry.read()}
 RANK1 = CLAIMS["lora_t6_rank1"]
@@ -58,6 +60,23 @@ def test_without_runs_nothing_is_said_and_the_reason_is(tmp_path):
     assert (found.verdict, found.reason) == ("not run", "no finished run of lora qv rank=64")
     found = judge(RANK1, records(RANK1, [arm | {"scores": [0.8]} for arm in ARMS], tmp_path / "one"), "quick")
     assert found.verdict == "not run" and "1 seed shared by all arms" in found.reason
+
+
+def test_the_command_that_trains_a_study_without_runs_is_told(tmp_path):
+    def last_lines(*verdicts: Verdict) -> str:
+        screen = Console(width=200, file=io.StringIO(), color_system=None)
+        screen.print(table(verdicts))
+        return " ".join(screen.file.getvalue().split())
+
+    found = [judge(claim, [], "quick") for claim in CLAIMS.values() if claim.study]
+    studies = {claim.study: claim.study.removeprefix("claims_") for claim in CLAIMS.values() if claim.study}
+    experiments = {option: f"claims_{option.removeprefix('full/')}" for option in options("experiment/claims")}
+    told = re.findall(r"experiment=claims/([\w/]+)", last_lines(*found))
+    assert {experiments[option] for option in told} == {*studies} and len(told) == len(studies)
+    assert {"core", "full/variants"} < {*told}, "the smaller one of two"
+    assert "rankwise train experiment=claims/core Ours with" in last_lines(judge(RANK1, [], "quick"))
+    one_arm = judge(RANK1, records(RANK1, ARMS[:1], tmp_path), "quick")
+    assert "rankwise train" not in last_lines(one_arm)
 
 
 def test_runs_that_tuned_or_failed_are_not_compared(tmp_path):

@@ -12,6 +12,7 @@ from rankwise.errors import Refused, plural
 from rankwise.tracking.provenance import provenance
 from rankwise.tracking.record import Record, finite, now
 
+NO_RUNS = "no runs of study"
 _GROUPS = (("identity", "that cannot fail"), ("own", "in their own setting"), ("proxy", "by proxy"))
 
 
@@ -106,5 +107,5 @@ def _estimate(claim: Claim, records: Sequence[Record], measure: bool) -> Estimat
         return QUANTITIES[claim.quantity](**claim.settings)
     records = [record for record in records if record.run.get("study") == claim.study]
     if not records:
-        raise NotRun(f"no runs of study {claim.study}")
+        raise NotRun(f"{NO_RUNS} {claim.study}")
     return QUANTITIES[claim.quantity](records, **claim.settings)

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from rankwise import metrics
-from rankwise.claims.judge import Verdict, tally
+from rankwise import metrics, paths
+from rankwise.claims.judge import NO_RUNS, Verdict, tally
 from rankwise.report import formats as fmt
 from rankwise.report.columns import Section
 from rankwise.report.table import md_table, rendered
@@ -30,7 +30,7 @@ _N = (
 def table(verdicts: Sequence[Verdict]) -> RenderableType:
     """A table per source, and the tally. Each claim has its id beneath, for ``--only``."""
     parts = [part for section in _sections(verdicts, narrow=True) for part in rendered(section)]
-    return Group(*parts, Text(tally(verdicts), style="bold"), Text(_EXPLAINED, style="dim"))
+    return Group(*parts, Text(tally(verdicts), style="bold"), *_missing(verdicts), Text(_EXPLAINED, style="dim"))
 
 
 def markdown(verdicts: Sequence[Verdict], document: dict[str, Any]) -> str:
@@ -43,6 +43,14 @@ def markdown(verdicts: Sequence[Verdict], document: dict[str, Any]) -> str:
     for section in _sections(verdicts):
         lines += [f"## {section.title}", "", *md_table(section.header, section.rows, words=True), ""]
     return "\n".join(lines)
+
+
+def _missing(verdicts: Sequence[Verdict]) -> list[Text]:
+    """The command that trains the studies without a run, where there are any."""
+    lacking = (str(verdict.claim.study) for verdict in verdicts if verdict.reason.startswith(NO_RUNS))
+    names, known = dict.fromkeys(study.removeprefix("claims_") for study in lacking), paths.options("experiment/claims")
+    given = ", ".join(f"experiment=claims/{name if name in known else f'full/{name}'}" for name in names)
+    return [Text(f"Studies without a run are trained by rankwise train {given}")] if names else []
 
 
 def bound(verdict: Verdict) -> str:
