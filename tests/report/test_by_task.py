@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from synthetic_study import answers, printed, write_run
+from synthetic_study import answers, printed, write_run, write_study
 
 from rankwise.cli import main
 from rankwise.report import by_task
@@ -307,3 +307,19 @@ def test_a_rank_is_enough_on_so_many_tasks(tmp_path, capsys):
         (tmp_path / task / "answer-0.json").write_text(json.dumps(asked))
     passed = {row.label: sorted(row.passed.values()) for row in read(tmp_path).rows}
     assert passed == {"lora r=4": [False, True], "lora r=64": [], "full": []}
+
+
+def test_a_rank_that_find_answered_for_is_enough_by_its_answer_not_by_all_runs(tmp_path):
+    write_study(tmp_path, {4: 0.7, 8: 0.7, 16: 0.7, 64: 0.7}, task__name="a")
+    trainable = {arm.rank: arm.first("params.trainable") for arm in build([tmp_path]).arms}
+    numbers = dict.fromkeys(("gain", "low", "high", "seeds", "pilot", "lr", "peak_bytes"))
+    words = {4: "enough", 8: "worse", 16: "not decided"}
+    ranks = [numbers | {"rank": r, "verdict": word, "trainable": trainable[r]} for r, word in words.items()]
+    answer = {"sentence": "Rank 4 is enough.", "rank": 4, "metric": "accuracy", "ranks": ranks, "notes": []}
+    assert {row.label: row.passed for row in read(tmp_path).rows}["lora r=4"] == {"a": None}
+    (tmp_path / "answer-0.json").write_text(json.dumps(answer))
+    report = read(tmp_path)
+    found = {row.arm.rank: (row.passed, row.unjudged) for row in report.rows if row.arm.rank}
+    by_find = {4: ({"a": True}, {}), 8: ({"a": False}, {}), 16: ({}, {"a": "not decided by find"})}
+    assert found == by_find | {64: ({"a": False}, {})}, "which nobody asked find about"
+    assert "a rank that find was asked about is what its answer says" in " ".join(printed(report).split())

@@ -56,8 +56,9 @@ _MEANING = (
 )
 _ENOUGH = (
     "Enough: at most the margin worse than full fine-tuning, or than the reference that find was asked for, tested "
-    "from the largest rank down in each task."
+    "from the largest rank down in each task; a rank that find was asked about is what its answer says."
 )
+_OF_FIND = {"enough": True, "worse": False, "given up": False, "undecided": False}  # others were not judged
 
 
 @dataclass
@@ -237,15 +238,21 @@ def _rows(model: str, runs: list[Record], task_of: dict[int, str], alone: bool, 
     loose = all(len({_key(arm, loose=True) for arm in of_task}) == len(of_task) for of_task in arms.values())
     rows: dict[str, Row] = {}
     for task, of_task in arms.items():
+        asked = [row for answer in reports[task].answers[:1] for row in answer.document["ranks"]]
+        words = {(str(row["rank"]), str(row["trainable"])): str(row["verdict"]) for row in asked}
         for arm in of_task:
             row = rows.setdefault(_key(arm, loose), Row(arm, model, {}))
             row.tasks[task] = arm
-            for family in reports[task].families:
-                for step in family.steps:
-                    if step.arm is arm and step.reason:
-                        row.unjudged[task] = step.reason
-                    elif step.arm is arm:
-                        row.passed[task] = step.passed
+            if word := words.get((str(arm.rank), str(arm.first("params.trainable")))):
+                passed, why = _OF_FIND.get(word), "" if word in _OF_FIND else f"{word} by find"
+            elif step := reports[task].steps.get(id(arm)):
+                passed, why = step.passed, step.reason
+            else:
+                continue
+            if why:
+                row.unjudged[task] = why
+            else:
+                row.passed[task] = passed
     return sorted(rows.values(), key=lambda row: arms_of.reading_order(row.arm)[1:4])
 
 
