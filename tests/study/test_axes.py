@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 from in_process import one_server  # noqa: F401
-from safetensors.torch import load_file, save_file
 from tiny_configs import study_of
 
 from hydra_plugins.rankwise.plugins import LocalLauncher
@@ -317,27 +316,13 @@ def test_a_study_says_which_finished_runs_had_other_code_model_or_data(tiny, tmp
     config.method.name = "tfidf"
     assert run(config).status == records.FINISHED
     assert outdated.summary([config]) == ""
-    timed = replace(config, tracking=replace(config.tracking, latency=[[1, 8]]))
-    assert folder(timed) == folder(config) and outdated.summary([timed]) == "", "a baseline is never timed"
     rows.write_text(rows.read_text() + "one more\t1\n")
     assert outdated.summary([config]) == "with other data"
     record = records.read(folder(config))
-    record.provenance["code"] = "sha256:other"
+    record.provenance |= {"code": "sha256:other", "model": {"fingerprint": "sha256:other"}}
     record.write()
-    assert outdated.summary([config, config]) == "2 with other code, 2 with other data"
-
-
-def test_a_study_says_which_finished_runs_had_another_start_or_other_texts(tiny, tmp_path):
-    texts = tmp_path / "texts.tsv"
-    texts.write_text("text\tlabel\n" + "".join(f"word {i}\t{i % 2}\n" for i in range(40)))
-    start = run(tiny()).folder / "adapter" / "adapter_model.safetensors"
-    asked = {"forgetting__name": "local", "forgetting__path": str(texts), "forgetting__n": 20}
-    config = tiny(method__init_from=str(start.parent.parent), **asked)
-    assert run(config).status == records.FINISHED
-    assert outdated.summary([config]) == ""
-    timed = replace(config, tracking=replace(config.tracking, latency=[[1, 8]]))
-    assert folder(timed) == folder(config) and outdated.summary([timed]) == "without tracking.latency"
-    save_file({name: 2 * value for name, value in load_file(start).items()}, start, {"format": "pt"})
-    assert outdated.summary([config]) == "with other method.init_from"
-    texts.write_text(texts.read_text() + "one more\t1\n")
-    assert outdated.summary([config]) == "with other method.init_from, with other forgetting"
+    assert outdated.summary([config] * 2) == "2 with other code, 2 with other model, 2 with other data"
+    rows.unlink()
+    assert outdated.summary([config]) == "with other code, with other model", "what is not here is not known"
+    records.Record(record.run, record.config, folder=record.folder).write()
+    assert outdated.summary([config]) == "", "nor is what the record does not say"
