@@ -26,7 +26,7 @@ CLAIMS = registry.read()
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "conf" / "experiment"
 NAMES = sorted(str(path.relative_to(EXPERIMENTS).with_suffix("")) for path in EXPERIMENTS.rglob("*.yaml"))
-ELSEWHERE = ("demo", "optuna", "rank_lr", "rank_quant", "rank_sweep")  # composed by other tests
+ELSEWHERE = ("demo", "optuna", "rank_lr", "rank_sweep")  # composed by other tests
 NEEDS_PATH = ("paper/lora_t3", "paper/lora_t18", "paper/dora_t15")  # data that only its owner can hand out
 
 

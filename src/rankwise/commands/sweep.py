@@ -91,20 +91,12 @@ def _configs(file: SweepFile, typed: list[str], options: argparse.Namespace) -> 
 
 
 def _say(configs: list[Config], as_json: bool) -> None:
-    """Where the runs are, what became of them, and the best."""
-    from rankwise import metrics
-    from rankwise.compare import preference
+    """Where the runs are, and what became of them."""
     from rankwise.identity import folder
-    from rankwise.tracking.record import read, state
+    from rankwise.tracking.record import state
 
     study, states = str(folder(configs[0]).parent), dict(sorted(Counter(map(state, configs)).items()))
-    records = [read(folder(config)) for config in configs if state(config) == "finished"]
-    best = max((one for one in records if one.objective is not None), key=lambda one: preference([one]), default=None)
     if as_json:
-        name = best and {"name": best.run["name"], "objective": best.objective, "metric": configs[0].objective}
-        print_json({"study": study, "states": states, "best": name})
-        return
-    print(f"{study}  " + ", ".join(f"{count} {name}" for name, count in states.items()))
-    if best and best.objective is not None:
-        score = metrics.named(configs[0].objective).with_unit(best.objective)
-        print(f"best: {best.run['name']}  {configs[0].objective} {score}")
+        print_json({"study": study, "states": states})
+    else:
+        print(f"{study}  " + ", ".join(f"{count} {name}" for name, count in states.items()))

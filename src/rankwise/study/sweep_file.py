@@ -109,14 +109,12 @@ def _problems(values: dict[Any, Any]) -> Iterator[str]:
         yield f"method: {method}: one of grid, random{did_you_mean(str(method), ('grid', 'random'))}"
     if cap is not None and (not isinstance(cap, int) or cap < 1):
         yield f"run_cap: {cap}; an integer of at least 1"
-    for name in ("name", "description", "program", "project", "entity"):
-        if not isinstance(values.get(name), str | None):
-            yield f"{name}: {values[name]}: a text"
     metric = values.get("metric", {})
     if not isinstance(metric, dict) or metric.get("goal", "minimize") not in ("minimize", "maximize"):
         yield f"metric: {metric}: {{name: objective, goal: maximize}}, or minimize"
-    elif str(metric.get("name")).startswith("test/"):
-        yield f"metric: {metric['name']}: a test score must not select anything; name: objective"
+    elif metric and not re.fullmatch(r"objective|val/\w+", name := str(metric.get("name"))):
+        why = "a test score must not select anything" if name.startswith("test/") else "no score of a validation"
+        yield f"metric: {name}: {why}; name: objective, or val/NAME"
     for name, parameter in values["parameters"].items():
         yield from (f"parameters.{name}{problem}" for problem in _parameter(str(name), parameter, method))
 
