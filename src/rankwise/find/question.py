@@ -20,7 +20,6 @@ TUNING_SEED, PILOT_SEED = 1000, 2000  # of runs that choose; no run that counts 
 _IDLE_ROWS = 50  # of the test set, in runs that choose by validation
 TUNE, PILOT = "tune", "pilot"  # stages of runs that choose; those that count have none
 FULL = "full"
-OF_RUNS = 6  # digits of a question's id
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,10 @@ class Question:
         return "full fine-tuning" if self.reference.method.name == FULL else f"rank {self.reference.method.rank}"
 
     def id(self) -> str:
-        """Of what is asked but the budget, whose answers share a file: 12 hex digits, and the seeds where few.
-
-        Questions that begin with the same ``OF_RUNS`` digits look at the same runs.
-        """
+        """Of what is asked but the budget, whose answers share a file: 12 hex digits, and the seeds where few."""
         of_runs = [self.tuned, *(canonical(plain(config)) for config in (self.method, self.reference))]
         digits = "".join(
-            hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:OF_RUNS]
+            hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:6]
             for part in (of_runs, [self.ranks, self.margin])
         )
         return digits if self.looks == LOOKS else f"{digits}-{self.looks[-1]}"

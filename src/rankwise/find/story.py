@@ -13,7 +13,7 @@ from rankwise.config import Config
 from rankwise.errors import Refused
 from rankwise.find.evidence import arm_of, faults, gather, is_sound
 from rankwise.find.pilot import Guess, pilot, pilot_run
-from rankwise.find.question import OF_RUNS, TUNE, Question
+from rankwise.find.question import TUNE, Question
 from rankwise.find.rates import Failed, Rates, tune
 from rankwise.find.rule import Decision, Evidence, Rule, decide
 from rankwise.identity import folder
@@ -116,10 +116,9 @@ class Findings:
 
     @property
     def times(self) -> int:
-        """How often these runs were asked, this time included: with other margins, ranks or --seeds, each at the whole
-        level."""
+        """How many questions were asked in this study, each at the whole level; they may look at the same runs."""
         file = answer_file(self.question)
-        return len({file, *file.parent.glob(f"answer-{self.question.id()[:OF_RUNS]}*.json")})
+        return len({file, *file.parent.glob("answer-*.json")})
 
 
 def find(question: Question, launch: Launch, jobs: int = 1) -> Findings:
