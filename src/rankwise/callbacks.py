@@ -92,14 +92,12 @@ def _class(group: str, name: str, values: Any) -> type:
         chosen = f"a file conf/{group}/NAME.yaml of yours that says so is chosen by {group}=NAME"
         raise Refused.value(f"{group}.{name}", values, "{_target_: package.Class, key: value}", chosen)
     base, target = pkgutil.resolve_name(f"lightning.pytorch:{_KINDS[group]}"), str(values["_target_"])
-    key, allowed = f"{group}.{name}._target_", f"a class of Lightning's {group.rstrip('s')}s, as package.Class"
+    key, allowed = f"{group}.{name}._target_", f"a class of lightning.pytorch's {group.rstrip('s')}s, as package.Class"
     try:
         cls = pkgutil.resolve_name(target)
     except Exception as error:  # a module may raise anything when it is imported
         allowed = f"{allowed} ({str(error).partition(chr(10))[0]})"
         raise Refused.value(key, target, allowed, "its folder belongs in PYTHONPATH") from None
     if not (isinstance(cls, type) and issubclass(cls, base)):
-        old = target.startswith("pytorch_lightning.")  # the same under another name, whose classes are others
-        ours = f"{key}={target.replace('pytorch_lightning', 'lightning.pytorch', 1)}" if old else ""
-        raise Refused.value(key, target, allowed, ours)
+        raise Refused.value(key, target, allowed)  # pytorch_lightning's are others
     return cls

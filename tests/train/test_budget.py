@@ -192,6 +192,11 @@ NONE: list[tuple[str, object, str]] = [
             None,
         )
     ),
+    (
+        "logger",
+        {"_target_": "os.path.join"},
+        "logger.it._target_=os.path.join: a class of lightning.pytorch's loggers, as p",
+    ),
     ("callbacks", 5, "callbacks.it=5: {_target_: package.Class, key: value}; a file conf/callbacks/NAME.yaml of"),
     ("callbacks", {"_target_": "my_callbacks.Mine", "foo": 1}, "callbacks.it.foo: Mine does not take this\n"),
     ("callbacks", EARLY | {"patiense": 1}, "callbacks.it.patiense: EarlyStopping does not take this (did you mean pat"),
