@@ -9,7 +9,7 @@ from rankwise.analysis.weights import labels, opened, together
 from rankwise.errors import Refused
 from rankwise.tracking.record import finite, now
 
-_SIDED = {"subspaces": "right", "intruders": "left"}  # and the side that their papers take
+_SIDED = ("subspaces", "intruders")  # each has the side of its paper where none is given
 
 
 def analyze(
@@ -31,11 +31,8 @@ def analyze(
     if name == "truncation":
         result = truncation.truncation(runs)
     else:
-        changed, sided = together(runs, layer, module), {"side": side or _SIDED[name]} if name in _SIDED else {}
-        if name == "subspaces":
-            result = subspaces.subspaces(changed, of=of or subspaces.OF[0], **sided)
-        else:
-            result = getattr(updates, name)(changed, **sided)
+        given = {key: value for key, value in (("side", side), ("of", of)) if value}
+        result = getattr(subspaces if name == "subspaces" else updates, name)(together(runs, layer, module), **given)
     who = [
         {"id": run.record.run["id"], "name": run.name, "label": label, "study": run.config.study}
         | {"method": run.config.method.name, "seed": run.config.seed, "task": run.config.task.name}

@@ -19,9 +19,7 @@ from rankwise.model.adapt import adapt
 from rankwise.model.base import architecture, skeleton
 from rankwise.model.methods import inits
 
-OF = ("delta", "A")
 MOST = 64  # directions of a matrix that has more, as of full fine-tuning and of W
-BASE = "W"
 
 Directions = dict[str, torch.Tensor]  # (d, k) by layer, orthonormal columns, the most important first
 
@@ -44,7 +42,7 @@ def subspaces(changed: Sequence[Changed], side: str = "right", of: str = "delta"
         _pair((shown[i], shown[j]), updates[i], updates[j], before[i], before[j])
         for i, j in itertools.combinations(range(len(shown)), 2)
     ]
-    pairs += [_pair((shown[i], BASE), updates[i], base, before[i], base) for i in range(len(shown))]
+    pairs += [_pair((shown[i], "W"), updates[i], base, before[i], base) for i in range(len(shown))]
     unknown = {shown[i]: why for i, why in enumerate(before) if isinstance(why, str)}
     return {"side": side, "of": of, "modules": list(changed[0].modules), "start_unknown": unknown, "pairs": pairs}
 
@@ -96,8 +94,7 @@ def _pair(
 
     def point(i: int, j: int) -> dict[str, Any]:
         own, expected = float(phi[i - 1, j - 1]), max(i, j) / d  # of random ones, i·j/d over min(i, j)
-        known = start is not None and i <= start.shape[0] and j <= start.shape[1]
-        at_start = float(start[i - 1, j - 1]) if start is not None and known else None
+        at_start = float(start[i - 1, j - 1]) if start is not None and i <= len(start) and j <= start.shape[1] else None
         modules = dict(zip(one, by_layer[:, i - 1, j - 1].tolist(), strict=True))
         shown = {"i": i, "j": j, "phi": own, "expected": expected, "excess": own - expected}
         return shown | {"start": at_start, "by_module": modules}
