@@ -134,7 +134,7 @@ def _models(config: Config, architecture: PretrainedConfig, settings: Numerics) 
     config = dataclasses.replace(config, method=method)
 
     def fresh() -> Any:
-        return base_model(config, config.seed, architecture, settings.attention)
+        return base_model(config, architecture, settings.attention)
 
     models = {"base": fresh(), "adapted": adapt(fresh(), config).model}
     if methods.of(method).on_targets:

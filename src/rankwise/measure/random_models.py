@@ -11,16 +11,14 @@ from rankwise.model import base, fused
 from rankwise.model.adapt import adapt
 
 
-def base_model(
-    config: Config, seed: int, architecture: PretrainedConfig | None = None, attention: str | None = None
-) -> Any:
-    """The base of ``config`` in fp32, with its own vocabulary and fresh random weights.
+def base_model(config: Config, architecture: PretrainedConfig | None = None, attention: str | None = None) -> Any:
+    """The base of ``config`` in fp32, with its own vocabulary and fresh random weights, drawn from its seed.
 
     ``architecture`` is what a run has loaded, with as many outputs as the head has; without it, it is ``model.shape``
     with two. ``attention`` is transformers' implementation; None is the model's own choice.
     """
     shape = base.architecture(config.model, None) if architecture is None else architecture
-    torch.manual_seed(seed)
+    torch.manual_seed(config.seed)
     return base.skeleton(shape, config.task.kind, shape.num_labels, attention, "cpu")
 
 

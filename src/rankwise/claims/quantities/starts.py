@@ -16,7 +16,7 @@ def start_gap(models: list[str]) -> Estimate:
     gaps = []
     for model in models:
         config = config_of({"model": model, "targets": "attention"})
-        base = base_model(config, seed=0).eval()
+        base = base_model(config).eval()
         inputs = batch(base, ROWS, LENGTH)
         with torch.no_grad():
             before = base(**inputs).logits
@@ -47,4 +47,4 @@ def frozen_gradients(models: list[str]) -> Estimate:
 
 def _fresh(model: str) -> nn.Module:
     config = config_of({"model": model, "targets": "attention"})
-    return adapt(base_model(config, seed=0), config).model
+    return adapt(base_model(config), config).model

@@ -10,6 +10,7 @@ import torch
 from rankwise.claims.claim import Estimate, Spec
 from rankwise.claims.configs import config_of
 from rankwise.config import Config
+from rankwise.errors import plural
 from rankwise.measure.latency import Call, forward, interleaved, ratio_of_medians
 from rankwise.measure.random_models import base_model, batch, merged_model
 from rankwise.model.adapt import adapt
@@ -30,14 +31,13 @@ def _ratio(calls: Sequence[Call], blocks: int) -> Estimate:
     """Median seconds of the first over those of the second."""
     first, second = interleaved(calls, blocks)
     ratio = ratio_of_medians(first, second)
-    note = (
-        f"medians {1e3 * np.median(first):.3g} and {1e3 * np.median(second):.3g} ms, {torch.get_num_threads()} threads"
-    )
+    medians = " and ".join(f"{1e3 * np.median(seconds):.3g}" for seconds in (first, second))
+    note = f"medians {medians} ms, {plural(torch.get_num_threads(), 'thread')}"
     return Estimate(ratio["value"], ratio["low"], ratio["high"], blocks, note=note)
 
 
 def _step(config: Config, rows: int, length: int) -> Call:
-    base = base_model(config, seed=0)
+    base = base_model(config)
     inputs = batch(base, rows, length)
     model = adapt(base, config).model.train()
     optimizer = optim.build(model, config.optim, "cpu", False, config.method.lr_ratio)
@@ -51,6 +51,6 @@ def _step(config: Config, rows: int, length: int) -> Call:
 
 
 def _forward(config: Config, rows: int, length: int, merged: bool) -> Call:
-    base = base_model(config, seed=0)
+    base = base_model(config)
     inputs = batch(base, rows, length)
     return forward((merged_model(config, base) if merged else adapt(base, config).model).eval(), inputs)
