@@ -47,12 +47,8 @@ def _model(work: dict[str, Any], is_lm: bool) -> Any:
     if work["rank"] is None:
         return base
     task = "CAUSAL_LM" if is_lm else "SEQ_CLS"
-    return get_peft_model(
-        base,
-        LoraConfig(
-            task_type=task, r=work["rank"], lora_alpha=work["alpha"], target_modules=work["modules"], lora_dropout=0.0
-        ),
-    )
+    lora = LoraConfig(task_type=task, r=work["rank"], lora_alpha=work["alpha"], target_modules=work["modules"])
+    return get_peft_model(base, lora)
 
 
 def _trainer(work: dict[str, Any], model: Any, rows: dict[str, Any], collate: Any, is_lm: bool) -> float:

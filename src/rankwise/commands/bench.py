@@ -7,15 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rankwise.commands._shared import (
-    parse,
-    parser,
-    positive,
-    print_json,
-    show_table,
-    writable,
-    write,
-)
+from rankwise.commands._shared import parse, parser, positive, print_json, show_table, writable, write
 from rankwise.errors import tell
 
 DESCRIPTION = """Measure one run and a sweep of ranks here: with rankwise, with transformers.Trainer and peft (as in

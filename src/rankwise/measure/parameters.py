@@ -19,13 +19,8 @@ def count(model: nn.Module, heads: list[str]) -> Params:
     trained = {name: numel(p) for name, p in owned.items() if p.requires_grad}
     trainable = sum(trained.values())
     head = sum(size for name, size in trained.items() if any(f".{module}." in f".{name}." for module in heads))
-    return {
-        "trainable": trainable,
-        "frozen": total - trainable,
-        "total": total,
-        "adapter": trainable - head,
-        "head": head,
-    }
+    sizes: Params = {"trainable": trainable, "frozen": total - trainable, "total": total}
+    return sizes | {"adapter": trainable - head, "head": head}
 
 
 def numel(parameter: nn.Parameter) -> int:
