@@ -261,6 +261,14 @@ def _check_custom(config: Config) -> None:
     if named == "GraloraConfig" and config.quant.kind not in (None, "bf16"):
         why = "none or bf16 with GraLoRA, which adds to a layer's output in place, as quantized layers do not allow"
         raise Refused.value("quant", config.quant.name, why)
+    if named in ("LoHaConfig", "LoKrConfig"):
+        _check_lycoris(config)
+
+
+def _check_lycoris(config: Config) -> None:
+    if config.quant.kind in ("nf4", "fp4"):
+        why = "none, bf16 or int8 with LoHa and LoKr, which make ΔW in the shape that W is stored in"
+        raise Refused.value("quant", config.quant.name, why)
 
 
 def _check_baseline(config: Config) -> None:
@@ -304,8 +312,8 @@ DECLARED = {declared.name: declared for declared in (
     _lora("nested", "nested", bool, "a list of ranks"),
     Declaration("adalora", "adapter", _ADALORA),
     Declaration("vera", "adapter", _RANK | {"dropout"}),
-    Declaration("loha", "adapter", _ALPHA, transposed=False),
-    Declaration("lokr", "adapter", _ALPHA, transposed=False),
+    Declaration("loha", "adapter", _ALPHA, _check_lycoris, transposed=False),
+    Declaration("lokr", "adapter", _ALPHA, _check_lycoris, transposed=False),
     Declaration("ia3", "adapter", _PEFT),
     Declaration("oft", "adapter", _PEFT | {"block"}, transposed=False),
     Declaration("custom", "adapter", _CUSTOM, _check_custom),

@@ -253,6 +253,8 @@ LINES: list[tuple[str, str, dict[str, Any]]] = [
     ("pissa", "method.init=pissa: another with quant=nf4", {"quant__name": "nf4", "quant__kind": "nf4"}),
     ("olora", "method.init=olora: another with quant=nf4", {"quant__name": "nf4", "quant__kind": "nf4"}),
     ("gralora", "quant=nf4: none or bf16 with GraLoRA", {"quant__name": "nf4", "quant__kind": "nf4"}),
+    ("loha", "quant=fp4: none, bf16 or int8 with LoHa and LoKr", {"quant__name": "fp4", "quant__kind": "fp4"}),
+    ("lokr", "quant=nf4: none, bf16 or int8 with LoHa and LoKr", {"quant__name": "nf4", "quant__kind": "nf4"}),
 ]  # fmt: skip
 
 
