@@ -213,6 +213,18 @@ def test_a_dry_run_lists_ids_states_and_costs_and_runs_nothing(tiny, tmp_path, m
     assert [path.name for path in tmp_path.rglob("result.json")] == ["result.json"]
 
 
+def test_a_snapshot_with_another_path_has_its_name_and_without_its_profiler_is_a_result(tiny, tmp_path):
+    path, words = tmp_path / "config.yaml", [f"{group}.path=b" for group in ("task", "model", "forgetting")]
+    named = {f"{group}__{key}": "a" for group in ("task", "model", "forgetting") for key in ("name", "path")}
+    path.write_text(yaml.safe_dump(plain(tiny(trainer__detect_anomaly=True, **named))))
+    kept, config = from_snapshot(path, words), from_snapshot(path, [*words, "trainer.detect_anomaly=null"])
+    assert {config.task.name, config.model.name, config.forgetting.name} == {"b"}
+    assert (kept.stage, config.stage) == ("debug", None)
+    path.write_text(yaml.safe_dump(plain(tiny(task__name="mine", task__path="a", stage="debug"))))
+    changed = from_snapshot(path, ["task.path=b"])
+    assert (changed.task.name, changed.stage) == ("mine", "debug")
+
+
 def test_a_snapshot_with_another_learning_rate_or_metric_trains_with_it(tiny, tmp_path):
     config = tiny(rerun=True)
     path = tmp_path / "config.yaml"

@@ -26,7 +26,7 @@ from omegaconf.errors import (
 from rankwise import assets, methods
 from rankwise.allowed import takes
 from rankwise.check import check
-from rankwise.config import Config, known_keys, merged, plain, typed
+from rankwise.config import DEBUGGING, Config, known_keys, merged, plain, typed
 from rankwise.errors import Refused, did_you_mean
 from rankwise.files import read_yaml
 from rankwise.identity import idle
@@ -262,8 +262,13 @@ def from_snapshot(path: Path, overrides: list[str]) -> Config:
     for group in OPEN:
         refuse_code(group, earlier.get(group), overrides, f"--config {path}")
     earlier["rerun"] = False  # that run was asked to run again, not this one
-    given = {name: earlier.get(name) for name in ("optim", "method", "task")}
+    given = {name: earlier.get(name) for name in ("optim", "method", "task", "model", "forgetting", "trainer")}
     groups: dict[str, Any] = {name: value if isinstance(value, dict) else {} for name, value in given.items()}
+    for name in ("task", "model", "forgetting"):
+        if groups[name].get("path") and groups[name].get("name") == groups[name]["path"]:
+            groups[name]["name"] = f"${{{name}.path}}"
+    if earlier.get("stage") == "debug" and any(groups["trainer"].get(key) for key in DEBUGGING):
+        earlier["stage"] = None  # the keys that are left of these will say it again
     if groups["optim"] and groups["optim"].get("lr") == groups["method"].get("lr"):
         groups["optim"]["lr"] = "${method.lr}"
     if earlier.get("objective") == f"val/{groups['task'].get('metric')}":
