@@ -1,12 +1,14 @@
 """Axes beyond a plain product, studies that tune first, and what a study says of its runs before it starts."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from in_process import one_server  # noqa: F401
 from tiny_configs import study_of
 
@@ -81,9 +83,9 @@ def test_what_is_excluded_need_not_be_possible_and_the_refusal_says_how_to_exclu
 TUNE = {"axes": {"method.lr": [1e-2, 1e-3, 1e-1]}, "seeds": [100, 101]}
 
 
-def finished(config: Config, objective: float) -> None:
+def finished(config: Config, objective: float | None, status: str = records.FINISHED) -> None:
     record = records.begin(config, None)
-    record.run["status"], record.objective = records.FINISHED, objective
+    record.run["status"], record.objective = status, objective
     record.write()
 
 
@@ -142,6 +144,13 @@ def test_a_value_that_is_a_list_or_none_is_chosen_as_a_number_is(tiny, capsys):
     assert capsys.readouterr().err.endswith(": optim.betas=[0.9,0.99], task.n_train=null\n")
 
 
+def test_an_exclusion_by_an_option_s_name_holds_for_trials_too():
+    words = ["hydra.sweeper.tune={axes: {method.lr: [0.01,0.1]}, seeds: [9]}", "model=tiny_bert,tiny_gpt2"]
+    runs = study_of("-m", "debug=fast", *words, "hydra.sweeper.exclude=['model=tiny_bert method.lr=0.1']")
+    trials = [(run.model.name, run.method.lr) for run in runs if run.stage == "tune"]
+    assert trials == [("tiny BERT (random)", 0.01), ("tiny GPT-2 (random)", 0.01), ("tiny GPT-2 (random)", 0.1)]
+
+
 class Elsewhere(LocalLauncher):
     """All its runs are at another process, or have another status."""
 
@@ -165,6 +174,21 @@ def test_a_study_waits_for_tuning_runs_of_another_process(tiny, tmp_path, capsys
     assert said.endswith(f"; the same command{remedy} goes on\n") and len([*tmp_path.rglob("result.json")]) == 1
 
 
+def test_of_a_tuning_run_that_failed_it_is_said_how_the_study_goes_on_without_it(tiny, capsys):
+    tuning, finals = Tuning.of(TUNE, ["seed=7"]), [tiny(method="lora")]
+    trials = tuning.trials(finals)
+    for trial in trials:
+        failed = (trial.method.lr, trial.seed) == (0.1, 101)
+        finished(trial, None if failed else 0.5, records.FAILED if failed else records.FINISHED)
+    assert _run_here(Elsewhere(), finals, trials, tuning) == 1
+    word = shlex.split(capsys.readouterr().err.splitlines()[-1].partition("left out of all arms by ")[2])[0]
+    without = OverridesParser.create().parse_override(word).value()
+    assert without == ["seed=7", "method.lr=0.1"]
+    again = Tuning.of(TUNE, without)
+    assert {trial.method.lr for trial in again.trials(finals)} == {0.01, 0.001}
+    assert _run_here(Elsewhere(), finals, again.trials(finals), again) == 0
+
+
 def test_where_to_compare_is_said_of_every_folder_once_a_run_of_several_has_finished(tiny, capsys):
     runs = [tiny(seed=0), tiny(seed=1), tiny(seed=0, study="my study")]
     _run_here(Elsewhere(), runs, [], None)
@@ -183,6 +207,8 @@ def test_where_to_compare_is_said_of_every_folder_once_a_run_of_several_has_fini
 def test_a_tuning_that_says_too_little_or_too_much_is_refused(given):
     with pytest.raises(Refused, match=r"hydra\.sweeper\.tune: give"):
         Tuning.of(given)
+    with pytest.raises(Refused, match=r"tune: targets: a group of keys; an axis is one of them, such as targets.name"):
+        Tuning.of({"axes": {"targets": ["qv", "attention"]}, "seeds": [100]})
     with pytest.raises(Refused, match=r"tune: seed: nothing to choose among; axes are keys such as method\.lr"):
         Tuning.of({"axes": {"seed": [1, 2]}, "seeds": [100]})
 

@@ -57,7 +57,7 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
     brought = set(sweeper.params or {}) - {word.partition("=")[0] for word in arguments}
     study = compose_study(rows, sweeper.exclude or [], here, brought)
     configs = [config for config, _ in study]
-    tuning = Tuning.of(sweeper.tune, sweeper.exclude or []) if sweeper.tune else None
+    tuning = Tuning.of(sweeper.tune, sweeper.exclude or [], study) if sweeper.tune else None
     for key in tuning.axes if tuning else ():
         if len({word for row in rows for word in row if word.startswith(f"{key}=")}) > 1:
             raise Refused(f"{key}: an axis of the study and of hydra.sweeper.tune, which chooses it; leave one out")
@@ -112,6 +112,9 @@ def _run_here(launcher: LocalLauncher, configs: list[Config], trials: list[Confi
                 f"{folder(left[0]).name}; the same command{' without --join' * launcher.join} goes on",
                 file=sys.stderr,
             )
+            if failed := next((trial for trial in left if records.state(trial) == records.FAILED), None):
+                more = tuning.without(failed)
+                print(f"rankwise: what fails again is left out of all arms by {more}", file=sys.stderr)
             return 1
         configs = tuning.frozen(configs)
     outcomes = run(launcher, configs)

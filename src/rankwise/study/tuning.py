@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import operator
+import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,8 +17,8 @@ from rankwise.compare import preference
 from rankwise.config import Config, changed, known_keys, plain
 from rankwise.errors import Refused
 from rankwise.identity import canonical, folder, label, remove, run_id
-from rankwise.study.axes import excluded
-from rankwise.study.compose import override
+from rankwise.study.axes import Row, excluded
+from rankwise.study.compose import Composer, override
 from rankwise.synonyms import near_key
 from rankwise.tracking import record as records
 
@@ -31,10 +32,13 @@ class Tuning:
     axes: dict[str, list[Any]]
     seeds: list[int]
     exclude: Sequence[str] = ()  # conditions, as of the study
+    choices: dict[str, Mapping[str, str | None]] = dataclasses.field(default_factory=dict)  # of groups, by arm
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any], exclude: Sequence[str] = ()) -> "Tuning":
-        """From ``hydra.sweeper.tune``. Raises Refused for anything but axes with values and seeds."""
+    def of(
+        cls, settings: Mapping[str, Any], exclude: Sequence[str] = (), study: Sequence[tuple[Config, Row]] = ()
+    ) -> "Tuning":
+        """From ``hydra.sweeper.tune``, for a study. Raises Refused for anything but axes with values and seeds."""
         axes, seeds = settings.get("axes") or {}, settings.get("seeds") or []
         lists = [seeds, *axes.values()] if isinstance(axes, Mapping) else []
         listed = all(entry and isinstance(entry, Sequence) and not isinstance(entry, str) for entry in lists)
@@ -42,10 +46,16 @@ class Tuning:
             raise Refused("hydra.sweeper.tune: give {axes: {KEY: [VALUES]}, seeds: [SEEDS]}")
         if own := {"seed", "study", "name", "stage"} & set(axes):
             raise Refused(f"hydra.sweeper.tune: {min(own)}: nothing to choose among; axes are keys such as method.lr")
-        if unknown := set(axes) - set(known_keys()):
-            key = min(unknown)
-            raise Refused(f"hydra.sweeper.tune: {key}: no such key{near_key(key, known_keys())}")
-        return cls({key: list(values) for key, values in axes.items()}, list(seeds), exclude)
+        for key in axes:
+            if key not in known_keys():
+                raise Refused(f"hydra.sweeper.tune: {key}: no such key{near_key(key, known_keys())}")
+            if dataclasses.is_dataclass(known_keys()[key][0]):
+                raise Refused(f"hydra.sweeper.tune: {key}: a group of keys; an axis is one of them, such as {key}.name")
+        tuning = cls({key: list(values) for key, values in axes.items()}, list(seeds), exclude)
+        if exclude and study:
+            compose = Composer()
+            tuning.choices.update({tuning._key(config): compose(row)[1] for config, row in study})
+        return tuning
 
     def trials(self, finals: Sequence[Config]) -> list[Config]:
         """Every value of the axes for every arm of ``finals``, on the tuning seeds. Raises Refused on shared seeds, and
@@ -55,12 +65,14 @@ class Tuning:
         if shared := used & set(self.seeds):
             raise Refused(f"hydra.sweeper.tune: seed {min(shared)} is also a seed of the study; tune on others")
         tried = [
-            changed(arm, dict(zip(self.axes, values, strict=True)) | {"seed": seed, "stage": STAGE})
+            trial
             for seed in self.seeds
-            for arm in self._arms(finals).values()
+            for key, arm in self._arms(finals).items()
             for values in itertools.product(*self.axes.values())
+            for trial in [changed(arm, dict(zip(self.axes, values, strict=True)) | {"seed": seed, "stage": STAGE})]
+            if not excluded(trial, self.exclude, self.choices.get(key, {}))
         ]
-        different = {run_id(trial): trial for trial in tried if not excluded(trial, self.exclude, {})}
+        different = {run_id(trial): trial for trial in tried}
         for trial in different.values():
             check(trial)
         return [*different.values()]
@@ -72,6 +84,11 @@ class Tuning:
         """
         best = {key: self._best(arm) for key, arm in self._arms(finals).items()}
         return [changed(config, best[key]) if (key := self._key(config)) in best else config for config in finals]
+
+    def without(self, trial: Config) -> str:
+        """The words by which a study leaves out what was tried in a trial, for all of its arms."""
+        values = [override(key, value) for key, value in self._values(trial).items()]
+        return shlex.quote(f"hydra.sweeper.exclude={json.dumps([*self.exclude, ' '.join(values)])}")
 
     def _best(self, arm: Config) -> dict[str, Any]:
         runs: dict[str, list[records.Record]] = defaultdict(list)
