@@ -241,6 +241,11 @@ def test_an_automatic_batch_is_the_same_step_in_the_largest_parts_that_fit_all_r
             ", as plan, --dry-run and trainer.batch_size=auto n",
         ),
         (["train", "debug=fast", "method=tfidf", "trainer.batch_size=auto"], "of no use with a method that trains"),
+        (
+            ["train", "-m", "debug=fast", "trainer.batch_size=auto", "hydra/launcher=slurm"],
+            "auto: not with hydra/launcher=slurm, which runs on other machines; rankwise plan --gpu NAME --fit",
+        ),
+        (["train", "-m", "debug=fast", "trainer.batch_size=auto", "--join"], "auto: not with hydra.launcher.join=true"),
     ],
 )
 def test_an_automatic_batch_that_means_nothing_is_one_line(words, said, tmp_path, monkeypatch, capsys):

@@ -11,6 +11,7 @@ from rankwise.errors import Refused
 from rankwise.identity import folder
 
 AUTO, JOBS = "trainer.batch_size=auto", "hydra.launcher.jobs="
+_ELSEWHERE = r"hydra/launcher=(?!local$|basic$|joblib$)|hydra\.launcher\.join=true"
 
 
 def refuse(words: Iterable[str]) -> None:
@@ -25,13 +26,17 @@ def settled(words: Sequence[str], configs_of: Callable[[list[str]], Sequence[Con
     Both are the same for all runs, as a comparison wants it: those of the runs that are there already, else the largest
     part of the batch by which the plan of every run fits into a GPU's memory, or into its share of what is free here.
     ``configs_of`` composes the other words.
-    Raises Refused where not even single rows fit, or an evaluation does not, and for ``auto`` beside other sizes.
+    Raises Refused where not even single rows fit, or an evaluation does not, for ``auto`` beside other sizes, and where
+    other machines run.
     """
     rest = [word for word in words if word != AUTO]
     if odd := next((word for word in rest if re.fullmatch(r"trainer\.batch_size=.*auto.*", word, re.I)), None):
         raise Refused(f"{odd}: a number of rows, or auto alone for all runs of a study")
     if len(rest) == len(words):
         return rest
+    if others := next((word for word in rest if re.match(_ELSEWHERE, word)), None):
+        by = "rankwise plan --gpu NAME --fit SIZE says which batch fits those"
+        raise Refused(f"{AUTO}: not with {others}, which runs on other machines; {by}")
     from rankwise.plan.estimate import Question, plan  # which imports torch
     from rankwise.plan.hardware import Hardware
     from rankwise.study.launcher import share
