@@ -166,8 +166,11 @@ def test_a_file_with_a_point_that_cannot_run_is_refused_before_the_first_run(
     written(tmp_path / "s.yaml", command=command, parameters={"method.rank": {"values": ranks}})
     assert main(["sweep", "s.yaml"]) == 2
     assert says in capsys.readouterr().err and not (tmp_path / "outputs").exists()
-    words = ("method.rank=4", "seed=0,1", "hydra/sweeper=optuna")
-    answers = ("method.rank: s.yaml searches over it", "seed=0,1: one value", "hydra/sweeper=optuna: of train -m")
+    words = ("method.rank=4", "seed=0,1", "hydra/sweeper=optuna", "hydra/launcher=basic")
+    answers = (
+        *("method.rank: s.yaml searches over it", "seed=0,1: one value", "hydra/sweeper=optuna: of train -m"),
+        "rankwise: hydra/launcher=basic: local or slurm\n",
+    )
     for word, answer in zip(words, answers, strict=True):
         written(tmp_path / "s.yaml", command=command, parameters={"method.rank": {"values": [1, 2]}})
         assert main(["sweep", "s.yaml", word]) == 2

@@ -138,9 +138,9 @@ def launcher_of(overrides: Sequence[str]) -> LocalLauncher:
         raise Refused(f"{sweeper}: of train -m; here the runs are chosen otherwise")
     with explained(asked), hydra_tree():
         chosen = load(asked).hydra
-        launcher = instantiate(chosen.launcher)
-    if not isinstance(launcher, LocalLauncher):
-        raise Refused.value("hydra/launcher", chosen.runtime.choices["hydra/launcher"], "local or slurm")
+        if not str(chosen.launcher.get("_target_")).startswith(f"{LocalLauncher.__module__}."):
+            raise Refused.value("hydra/launcher", chosen.runtime.choices["hydra/launcher"], "local or slurm")
+        launcher: LocalLauncher = instantiate(chosen.launcher)
     check_keys(launcher)
     launcher.check()
     return launcher
