@@ -40,6 +40,8 @@ def test_paired_axes_are_walked_together_and_groups_of_them_are_crossed():
     assert paired([]) == [[]]
     with pytest.raises(Refused, match=r"equally long; method.rank has 2, method.lr has 1"):
         paired([{"method.rank": [1, 8], "method.lr": [4e-3]}])
+    with pytest.raises(Refused, match=r"hydra.sweeper.pairs: method.lr: in two groups, which would be crossed"):
+        paired([{"method.rank": [1, 8], "method.lr": [4e-3, 1e-3]}, {"method.lr": [1e-2]}])
     with pytest.raises(Refused, match=r"method.rank: 4: a list of values, as method.rank: \[4\]"):
         paired([{"method.rank": 4}])  # type: ignore[dict-item]
 
@@ -58,9 +60,11 @@ def test_paired_axes_are_walked_together_and_groups_of_them_are_crossed():
 def test_a_combination_is_left_out_when_all_parts_of_a_condition_hold(tiny, condition, holds):
     choices = {"task": "movie_polarity", "tracking": "none", "method": "dora"}
     config = tiny(method__rank=4, task__name="movie polarity")
-    assert excluded(config, [condition], choices) == excluded(config, ["seed=9", condition], choices) == holds
+    conditions = {"seed=9": False, condition: False}
+    assert excluded(config, {condition: False}, choices) == excluded(config, conditions, choices) == holds
+    assert conditions == {"seed=9": False, condition: holds}
     with pytest.raises(Refused, match=r"method.rnk=4 is not KEY=VALUE .*did you mean method.rank"):
-        excluded(config, ["method.rnk=4"], {})
+        excluded(config, {"method.rnk=4": False}, {})
 
 
 def test_the_command_line_takes_pairs_and_exclusions():
@@ -90,28 +94,28 @@ def finished(config: Config, objective: float | None, status: str = records.FINI
 
 
 def test_trials_take_every_rate_of_every_arm_on_seeds_of_their_own(tiny):
-    tuning = Tuning.of(TUNE)
+    tuning = Tuning.of(TUNE, {})
     finals = [tiny(method__rank=rank, seed=seed) for rank in (1, 4) for seed in (0, 1)]
     trials = tuning.trials(finals)
     assert len(trials) == 2 * 3 * 2 == len({run_id(trial) for trial in trials})
     assert {trial.seed for trial in trials} == {100, 101} and {trial.stage for trial in trials} == {"tune"}
     rates = [(rank, lr) for rank in (1, 4) for lr in (1e-2, 1e-3, 1e-1)]
     assert [(trial.method.rank, trial.optim.lr) for trial in trials] == 2 * rates, "in the order given"
-    left = Tuning.of(TUNE, ["method.rank=4 method.lr=0.1", "seed=101"]).trials(finals)
+    left = Tuning.of(TUNE, dict.fromkeys(["method.rank=4 method.lr=0.1", "seed=101"], False)).trials(finals)
     tried = {(run.method.rank, run.method.lr) for run in left}
     assert tried == {(1, 1e-2), (1, 1e-3), (1, 1e-1), (4, 1e-2), (4, 1e-3)} and len(left) == 5
-    alphas = Tuning.of({"axes": {"method.alpha": [8, 16]}, "seeds": [100]}).trials([tiny(), tiny(method="full")])
+    alphas = Tuning.of({"axes": {"method.alpha": [8, 16]}, "seeds": [100]}, {}).trials([tiny(), tiny(method="full")])
     assert [(run.method.name, run.method.alpha) for run in alphas].count(("full", None)) == 1 and len(alphas) == 3
     with pytest.raises(Refused, match="seed 100 is also a seed of the study"):
         tuning.trials([tiny(seed=100)])
     with pytest.raises(Refused, match=r"method\.lr=-1"):
-        Tuning.of({"axes": {"method.lr": [1e-3, -1.0]}, "seeds": [100]}).trials([tiny()])
+        Tuning.of({"axes": {"method.lr": [1e-3, -1.0]}, "seeds": [100]}, {}).trials([tiny()])
     with pytest.raises(Refused, match="no trial of"):
         tuning.frozen([tiny()])
 
 
 def test_the_best_mean_over_the_tuning_seeds_is_frozen_per_arm(tiny, capsys):
-    tuning = Tuning.of(TUNE)
+    tuning = Tuning.of(TUNE, {})
     finals = [tiny(method__rank=rank, seed=seed) for rank in (1, 4) for seed in (0, 1)]
     scores = {(1, 1e-3): (0.9, 0.1), (1, 1e-2): (0.6, 0.6), (4, 1e-1): (0.7, 0.8), (4, 1e-2): (0.7, 0.7)}
     for trial in tuning.trials(finals):
@@ -127,7 +131,7 @@ def test_the_best_mean_over_the_tuning_seeds_is_frozen_per_arm(tiny, capsys):
 
 
 def test_a_rate_with_fewer_finished_seeds_is_not_chosen(tiny):
-    tuning = Tuning.of(TUNE)
+    tuning = Tuning.of(TUNE, {})
     for trial in tuning.trials([tiny()]):
         lucky = trial.optim.lr == 1e-1
         if not (lucky and trial.seed == 101):
@@ -136,7 +140,8 @@ def test_a_rate_with_fewer_finished_seeds_is_not_chosen(tiny):
 
 
 def test_a_value_that_is_a_list_or_none_is_chosen_as_a_number_is(tiny, capsys):
-    tuning = Tuning.of({"axes": {"optim.betas": [[0.9, 0.99], [0.8, 0.9]], "task.n_train": [None, 9]}, "seeds": [100]})
+    axes = {"optim.betas": [[0.9, 0.99], [0.8, 0.9]], "task.n_train": [None, 9]}
+    tuning = Tuning.of({"axes": axes, "seeds": [100]}, {})
     for trial in tuning.trials([tiny()]):
         finished(trial, trial.optim.betas[0] - bool(trial.task.n_train))
     (frozen,) = tuning.frozen([tiny()])
@@ -144,9 +149,10 @@ def test_a_value_that_is_a_list_or_none_is_chosen_as_a_number_is(tiny, capsys):
     assert capsys.readouterr().err.endswith(": optim.betas=[0.9,0.99], task.n_train=null\n")
 
 
-def test_an_exclusion_by_an_option_s_name_holds_for_trials_too():
+def test_an_exclusion_by_an_option_s_name_holds_for_trials_too_and_one_for_no_run_is_said(capsys):
     words = ["hydra.sweeper.tune={axes: {method.lr: [0.01,0.1]}, seeds: [9]}", "model=tiny_bert,tiny_gpt2"]
-    runs = study_of("-m", "debug=fast", *words, "hydra.sweeper.exclude=['model=tiny_bert method.lr=0.1']")
+    runs = study_of("-m", "debug=fast", *words, "hydra.sweeper.exclude=['model=tiny_bert method.lr=0.1','method=loar']")
+    assert capsys.readouterr().err.startswith("rankwise: hydra.sweeper.exclude: method=loar: holds for no run\n")
     trials = [(run.model.name, run.method.lr) for run in runs if run.stage == "tune"]
     assert trials == [("tiny BERT (random)", 0.01), ("tiny GPT-2 (random)", 0.01), ("tiny GPT-2 (random)", 0.1)]
 
@@ -164,7 +170,7 @@ class Elsewhere(LocalLauncher):
 
 @pytest.mark.parametrize(("join", "remedy"), [(False, ""), (True, " without --join")])
 def test_a_study_waits_for_tuning_runs_of_another_process(tiny, tmp_path, capsys, join, remedy):
-    tuning, finals = Tuning.of(TUNE), [tiny(method="lora")]
+    tuning, finals = Tuning.of(TUNE, {}), [tiny(method="lora")]
     trials = tuning.trials(finals)
     finished(trials[0], 0.5)
     assert _run_here(Elsewhere(join=join), finals, trials, tuning) == 1
@@ -175,7 +181,7 @@ def test_a_study_waits_for_tuning_runs_of_another_process(tiny, tmp_path, capsys
 
 
 def test_of_a_tuning_run_that_failed_it_is_said_how_the_study_goes_on_without_it(tiny, capsys):
-    tuning, finals = Tuning.of(TUNE, ["seed=7"]), [tiny(method="lora")]
+    tuning, finals = Tuning.of(TUNE, {"seed=7": False}), [tiny(method="lora")]
     trials = tuning.trials(finals)
     for trial in trials:
         failed = (trial.method.lr, trial.seed) == (0.1, 101)
@@ -184,7 +190,7 @@ def test_of_a_tuning_run_that_failed_it_is_said_how_the_study_goes_on_without_it
     word = shlex.split(capsys.readouterr().err.splitlines()[-1].partition("left out of all arms by ")[2])[0]
     without = OverridesParser.create().parse_override(word).value()
     assert without == ["seed=7", "method.lr=0.1"]
-    again = Tuning.of(TUNE, without)
+    again = Tuning.of(TUNE, dict.fromkeys(without, False))
     assert {trial.method.lr for trial in again.trials(finals)} == {0.01, 0.001}
     assert _run_here(Elsewhere(), finals, again.trials(finals), again) == 0
 
@@ -206,11 +212,11 @@ def test_where_to_compare_is_said_of_every_folder_once_a_run_of_several_has_fini
 ])  # fmt: skip
 def test_a_tuning_that_says_too_little_or_too_much_is_refused(given):
     with pytest.raises(Refused, match=r"hydra\.sweeper\.tune: give"):
-        Tuning.of(given)
+        Tuning.of(given, {})
     with pytest.raises(Refused, match=r"tune: targets: a group of keys; an axis is one of them, such as targets.name"):
-        Tuning.of({"axes": {"targets": ["qv", "attention"]}, "seeds": [100]})
+        Tuning.of({"axes": {"targets": ["qv", "attention"]}, "seeds": [100]}, {})
     with pytest.raises(Refused, match=r"tune: seed: nothing to choose among; axes are keys such as method\.lr"):
-        Tuning.of({"axes": {"seed": [1, 2]}, "seeds": [100]})
+        Tuning.of({"axes": {"seed": [1, 2]}, "seeds": [100]}, {})
 
 
 def test_a_dry_run_lists_ids_states_and_costs_and_runs_nothing(tiny, tmp_path, monkeypatch, capsys):

@@ -17,9 +17,12 @@ def paired(pairs: Sequence[Mapping[str, Sequence[Any]]]) -> list[Row]:
     """Every combination of the groups of pairs, as override strings: inside a group, the n-th value of each axis goes
     with the n-th of the others. Raises Refused for axes of different lengths.
     """
-    groups = []
+    groups, keys = [], set[str]()
     for group in pairs:
         for key, values in group.items():
+            if key in keys:
+                raise Refused(f"hydra.sweeper.pairs: {key}: in two groups, which would be crossed; leave one out")
+            keys.add(key)
             if isinstance(values, str) or not isinstance(values, Sequence) or not values:
                 raise Refused(f"hydra.sweeper.pairs: {key}: {values}: a list of values, as {key}: [{values or 1}]")
         lengths = {key: len(list(values)) for key, values in group.items()}
@@ -35,13 +38,15 @@ def paired(pairs: Sequence[Mapping[str, Sequence[Any]]]) -> list[Row]:
     return [list(itertools.chain(*rows)) for rows in itertools.product(*groups)]
 
 
-def excluded(config: Config, conditions: Sequence[str], choices: Mapping[str, str | None]) -> bool:
-    """Whether all parts of a condition hold: ``"method=full quant=nf4|int8"``. A group stands for the option that was
-    chosen of it (``choices``), or for its ``name``.
+def excluded(config: Config, conditions: dict[str, bool], choices: Mapping[str, str | None]) -> bool:
+    """Whether all parts of a condition hold: ``"method=full quant=nf4|int8"``; it is then true of any run. A group
+    stands for the option that was chosen of it (``choices``), or for its ``name``.
 
     Raises Refused for a condition that is none, or a key that does not exist.
     """
-    return any(all(_holds(config, part, condition, choices) for part in condition.split()) for condition in conditions)
+    held = [one for one in conditions if all(_holds(config, part, one, choices) for part in one.split())]
+    conditions.update(dict.fromkeys(held, True))
+    return bool(held)
 
 
 def _holds(config: Config, part: str, condition: str, choices: Mapping[str, str | None]) -> bool:

@@ -55,9 +55,10 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
     rows = [[*row, *more] for row in expand(sweeper, arguments) for more in paired(pairs)]
     rows = debug.fitted(rows, arguments, choices)
     brought = set(sweeper.params or {}) - {word.partition("=")[0] for word in arguments}
-    study = compose_study(rows, sweeper.exclude or [], here, brought)
+    exclude = dict.fromkeys(sweeper.exclude or [], False)
+    study = compose_study(rows, exclude, here, brought)
     configs = [config for config, _ in study]
-    tuning = Tuning.of(sweeper.tune, sweeper.exclude or [], study) if sweeper.tune else None
+    tuning = Tuning.of(sweeper.tune, exclude, study) if sweeper.tune else None
     for key in tuning.axes if tuning else ():
         if len({word for row in rows for word in row if word.startswith(f"{key}=")}) > 1:
             raise Refused(f"{key}: an axis of the study and of hydra.sweeper.tune, which chooses it; leave one out")
@@ -66,6 +67,8 @@ def multirun(sweeper: StudySweeper, arguments: list[str]) -> None:
     if tuning and not local:
         raise Refused("hydra.sweeper.tune: needs the launcher of this machine, hydra/launcher=local")
     trials = tuning.trials(configs) if tuning else []
+    for condition in (one for one, has_held in exclude.items() if not has_held):
+        print(f"rankwise: hydra.sweeper.exclude: {condition}: holds for no run", file=sys.stderr)
     if here:
         check_files((config for config in [*trials, *configs] if not done(config)), hub=instead is None)
     if instead is not None:
@@ -220,14 +223,14 @@ def expand(sweeper: StudySweeper, arguments: list[str]) -> list[Row]:
 
 
 def compose_study(
-    rows: Iterable[Row], exclude: Sequence[str] = (), here: bool = False, brought: Collection[str] = ()
+    rows: Iterable[Row], exclude: dict[str, bool] | None = None, here: bool = False, brought: Collection[str] = ()
 ) -> list[tuple[Config, Row]]:
     """The distinct runs of rows of overrides, but those excluded.
 
     Raises Refused for the first that cannot run, or not ``here``: of runs that are the same, too, as they may ask for
     other devices. And for a key of which no run makes use, unless it is one that an experiment has ``brought``.
     """
-    runs, compose, refused = [], Composer(), list[tuple[Row, Refused]]()
+    runs, compose, refused, exclude = [], Composer(), list[tuple[Row, Refused]](), exclude or {}
     for row in rows:
         config, choices = compose(row)
         if not excluded(config, exclude, choices):

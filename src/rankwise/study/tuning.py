@@ -31,12 +31,12 @@ class Tuning:
 
     axes: dict[str, list[Any]]
     seeds: list[int]
-    exclude: Sequence[str] = ()  # conditions, as of the study
-    choices: dict[str, Mapping[str, str | None]] = dataclasses.field(default_factory=dict)  # of groups, by arm
+    exclude: dict[str, bool]  # conditions, as of the study
+    choices: dict[str, Mapping[str, str | None]]  # of groups, by arm
 
     @classmethod
     def of(
-        cls, settings: Mapping[str, Any], exclude: Sequence[str] = (), study: Sequence[tuple[Config, Row]] = ()
+        cls, settings: Mapping[str, Any], exclude: dict[str, bool], study: Sequence[tuple[Config, Row]] = ()
     ) -> "Tuning":
         """From ``hydra.sweeper.tune``, for a study. Raises Refused for anything but axes with values and seeds."""
         axes, seeds = settings.get("axes") or {}, settings.get("seeds") or []
@@ -51,7 +51,7 @@ class Tuning:
                 raise Refused(f"hydra.sweeper.tune: {key}: no such key{near_key(key, known_keys())}")
             if dataclasses.is_dataclass(known_keys()[key][0]):
                 raise Refused(f"hydra.sweeper.tune: {key}: a group of keys; an axis is one of them, such as {key}.name")
-        tuning = cls({key: list(values) for key, values in axes.items()}, list(seeds), exclude)
+        tuning = cls({key: list(values) for key, values in axes.items()}, list(seeds), exclude, {})
         if exclude and study:
             compose = Composer()
             tuning.choices.update({tuning._key(config): compose(row)[1] for config, row in study})
