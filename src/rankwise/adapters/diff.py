@@ -50,7 +50,8 @@ def scores(one: Run, other: Run) -> dict[str, Any]:
 
 def deltas(run: Run) -> Deltas:
     """ΔW by layer, where it is not zero: of plain LoRA from its file alone, else merged less the base."""
-    if is_plain(run):
+    if _is_plain(run):
+        loading.check(run)
         return factors.read(run.adapter, "diff").deltas
     lm, _ = loading.dense_base(run)
     before = {name: loading.dense(layer).clone() for name, layer in block_linears(lm)}
@@ -68,7 +69,7 @@ def _rounding(weight: torch.Tensor) -> float:
     return torch.finfo(torch.float32).eps * sum(float(weight.norm(dim=side).max()) for side in (0, 1))
 
 
-def is_plain(run: Run) -> bool:
+def _is_plain(run: Run) -> bool:
     """Whether the run left factors of plain LoRA, and trained no matrix of a block beside them."""
     config = loading.adapter_config(run.adapter) if methods.of(run.config.method).on_targets else None
     if config is None or factors.why_not_plain(config):

@@ -64,7 +64,7 @@ def together(runs: list[Run], layer: int | None = None, module: str | None = Non
     Raises Refused for runs on different bases, and where nothing is left.
     """
     same_base(runs)
-    deltas = [_deltas(run) for run in runs]
+    deltas = [diff.deltas(run) for run in runs]
     named = {name for own in deltas for name in own}
     deltas = [nonzero(run, factors.in_parts(own, named)) for run, own in zip(runs, deltas, strict=True)]
     shared = [name for name in deltas[0] if all(name in delta for delta in deltas)]
@@ -111,12 +111,6 @@ def trained_rank(run: Run, ranks: Iterable[int]) -> int:
     what became of it, so that ΔW has twice as many directions.
     """
     return max(ranks) // (2 if methods.starts_from_base(run.config.method) else 1)
-
-
-def _deltas(run: Run) -> Deltas:
-    if diff.is_plain(run):
-        loading.check(run)
-    return diff.deltas(run)
 
 
 def _chosen(names: list[str], layer: int | None, module: str | None) -> list[str]:
