@@ -188,7 +188,7 @@ def test_sides_are_those_of_the_papers(low):
 
 def test_chance_of_layers_of_several_widths_is_its_mean_over_them():
     one, other = ({"a": orthonormal(8, 2, seed), "b": orthonormal(24, 2, seed)} for seed in (0, 1))
-    pair = subspaces._pair(("one", "other"), one, other, "unknown", "unknown")
+    pair = subspaces._pair(("one", one, "unknown"), ("other", other, "unknown"))
     for point in pair["points"]:
         wanted = mean(max(point["i"], point["j"]) / d for d in (8, 24))
         assert point["expected"] == pytest.approx(wanted)

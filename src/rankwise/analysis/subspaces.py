@@ -22,6 +22,7 @@ from rankwise.model.methods import inits
 MOST = 64  # directions of a matrix that has more, as of full fine-tuning and of W
 
 Directions = dict[str, torch.Tensor]  # (d, k) by layer, orthonormal columns, the most important first
+Learned = tuple[str, Directions, Directions | str]  # whose, after training, and before it or why that is not known
 
 
 def subspaces(changed: Sequence[Changed], side: str = "right", of: str = "delta") -> dict[str, Any]:
@@ -37,13 +38,9 @@ def subspaces(changed: Sequence[Changed], side: str = "right", of: str = "delta"
     updates = [_update(one, side, of) for one in changed]
     before = [_start(one, side) for one in changed]
     base = {name: directions(weights.base, side) for name, weights in changed[0].modules.items()}
-    shown = labels([one.run for one in changed])
-    pairs = [
-        _pair((shown[i], shown[j]), updates[i], updates[j], before[i], before[j])
-        for i, j in itertools.combinations(range(len(shown)), 2)
-    ]
-    pairs += [_pair((shown[i], "W"), updates[i], base, before[i], base) for i in range(len(shown))]
-    unknown = {shown[i]: why for i, why in enumerate(before) if isinstance(why, str)}
+    runs = list(zip(labels([one.run for one in changed]), updates, before, strict=True))
+    pairs = [_pair(*two) for two in [*itertools.combinations(runs, 2), *((run, ("W", base, base)) for run in runs)]]
+    unknown = {name: why for name, _, why in runs if isinstance(why, str)}
     return {"side": side, "of": of, "modules": list(changed[0].modules), "start_unknown": unknown, "pairs": pairs}
 
 
@@ -81,9 +78,8 @@ def _of_factors(deltas: dict[str, Delta], changed: Changed, side: str) -> Direct
     return {name: directions(getattr(deltas[name], which), side) for name in changed.modules}
 
 
-def _pair(
-    who: tuple[str, str], one: Directions, other: Directions, one_start: Directions | str, other_start: Directions | str
-) -> dict[str, Any]:
+def _pair(first: Learned, second: Learned) -> dict[str, Any]:
+    (name, one, one_start), (other_name, other, other_start) = first, second
     by_layer = _similarities(one, other)
     phi, (k1, k2) = by_layer.mean(0), by_layer.shape[1:]
     start = None
@@ -102,7 +98,7 @@ def _pair(
     # The top direction, powers of two on the diagonal, and all of both.
     points = dict.fromkeys([*((2**n, 2**n) for n in range(min(k1, k2).bit_length())), (k1, k2)])
     grids = [None if grid is None else [[round(x, 4) for x in row] for row in grid.tolist()] for grid in (phi, start)]
-    sizes = {"pair": list(who), "directions": [k1, k2], "d": d}
+    sizes = {"pair": [name, other_name], "directions": [k1, k2], "d": d}
     return sizes | {"phi": grids[0], "start": grids[1], "points": [point(i, j) for i, j in points]}
 
 

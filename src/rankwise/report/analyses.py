@@ -54,7 +54,9 @@ def section(document: Document, mark: str) -> Analysis:
     figure = getattr(analysis_plots, document["analysis"])(document | {shown.panels: each[:_MOST]})
     drawn = plot(figure, name, title, caption, wide=True)
     of = {"delta": "ΔW", "A": "A alone"}.get(document.get("of", ""))
-    notes = [shown.note.format_map(document | {"of": of}), *_unknown(document), _scope(document)]
+    unknown = document.get("start_unknown", {}).items()
+    starts = (f"{run}: nothing before training to compare with: {why}." for run, why in unknown)
+    notes = [shown.note.format_map(document | {"of": of}), *starts, _scope(document)]
     return Analysis(name, title, header, rows, notes, document["question"], plot=drawn)
 
 
@@ -145,11 +147,6 @@ def _layers(document: Document) -> Table:
 
 def _three(row: Document, *keys: str) -> list[str]:
     return [fmt.three(row[key]) for key in keys]
-
-
-def _unknown(document: Document) -> list[str]:
-    unknown = document.get("start_unknown", {})
-    return [f"{run}: nothing before training to compare with: {why}." for run, why in unknown.items()]
 
 
 def _scope(document: Document) -> str:
