@@ -46,17 +46,6 @@ def test_signs_in_the_name_of_outputs_lose_nothing(outputs, tiny, tmp_path, monk
     assert not (tmp_path / "~").exists()
 
 
-@pytest.mark.parametrize("command", ["train", "train --dry-run", "train -m seed=0,1", "plan"])
-@pytest.mark.parametrize("method", ["lora", "tfidf"])
-def test_a_wrong_column_is_refused_before_anything_is_made(command, method, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    rows = "".join(f"film {i},{'good' if i % 2 else 'bad'}\n" for i in range(40))
-    (tmp_path / "d.csv").write_text("text,label\n" + rows)
-    line = [*command.split(), "debug=fast", f"method={method}", "task=local", "task.path=d.csv", "task.text=nope"]
-    assert "task.text=nope" in refused(line, capsys)
-    assert [path.name for path in tmp_path.iterdir()] == ["d.csv"]
-
-
 UNFIT = [
     ({"targets": "custom", "targets__modules": ["nope"]}, "nope"),
     ({"method__rank": 20}, "^method.rank=20: at most 16"),

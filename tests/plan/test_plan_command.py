@@ -12,7 +12,6 @@ REFUSED = [
     ("plan --gpu a100 debug=fast", "did you mean a100-40gb or a100-80gb?"),
     ("plan --fit 0 debug=fast", "--fit 0:"),
     ("plan --fit 24 debug=fast", "--fit 24: a size such as 24GB"),
-    ("plan --fit lots debug=fast", "--fit lots:"),
     ("plan --gpus 0 debug=fast", "--gpus 0:"),
     ("plan --gpus 4 debug=fast", "--gpus 4: of GPUs, and this plan is for a processor; give --gpu NAME"),
     ("plan --gpus 4 --gpu t4 debug=fast trainer.devices=8 trainer.batch_size=8", "--gpus=4: at least 8, the trainer"),
