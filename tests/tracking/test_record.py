@@ -59,11 +59,6 @@ def test_numbers_that_are_not_finite_are_null_at_any_depth(tiny):
     assert stored["metrics"] == {"curve": [{"loss": None}, {"loss": None}], "n": [1, 2.5]}
 
 
-def test_attempts_are_counted(tiny):
-    first = begin(tiny(), None)
-    assert first.run["attempts"] == 1 and begin(tiny(), first).run["attempts"] == 2
-
-
 def test_the_time_of_attempts_that_did_not_end_is_added_up(tiny):
     first = begin(tiny(), None)
     assert first.compute == {}
