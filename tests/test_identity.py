@@ -63,6 +63,20 @@ def test_the_seed_of_the_sample_is_of_no_use_where_all_rows_train(tiny):
     refuse_idle([(tiny(), ["task.generation.metrics=[]", "forgetting=none", "forgetting.n=1000"])])
 
 
+def test_a_revision_or_a_subset_is_of_no_use_without_a_hub_id(tiny, tmp_path):
+    words = ("model.revision=v1", "task.revision=v1", "task.subset=a", "forgetting.revision=v1")
+    sources = {"forgetting__name": "local", "task__synthetic": None}
+    groups = ("model__path", "task__path", "forgetting__path")
+    local, hub = (tiny(**sources, **dict.fromkeys(groups, path)) for path in (str(tmp_path), "org/name"))
+    for word in words:
+        with pytest.raises(Refused, match=rf"^{word}: of no use with {word.partition('.')[0]}=.*; leave it out$"):
+            refuse_idle([(local, [word])])
+    with pytest.raises(Refused, match=r"^model.revision=v1: of no use with model=tiny BERT \(random\); leave it out$"):
+        refuse_idle([(tiny(), ["model.revision=v1"])])
+    refuse_idle([(hub, words), (local, ["model=tiny_bert", "forgetting=local"])])
+    refuse_idle([(tiny(**sources, task__path=str(tmp_path), task__format="glue"), ["task.subset=rte"])])
+
+
 def test_what_asks_and_watches_training_is_of_no_use_without_any(tiny):
     asked = {"forgetting__name": "news", "callbacks": {"it": {"_target_": "x.Y"}}}
     assert run_id(tiny(method="probe", **asked)) == run_id(tiny(method="probe")) != run_id(tiny(**asked))

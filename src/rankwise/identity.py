@@ -105,6 +105,14 @@ def idle(values: dict[str, Any]) -> list[str]:
     return keys
 
 
+def of_hub(config: Config) -> list[str]:
+    """Keys of a hub id where none is given; not ``idle``, which must not ask this disk. Local GLUE has subsets."""
+    given = {group: getattr(config, group).path for group in ("model", "task", "forgetting")}
+    here = [group for group, path in given.items() if path is None or os.path.exists(os.path.expanduser(path))]
+    subset = ["task.subset"] * ("task" in here and config.task.format != "glue")
+    return [f"{group}.revision" for group in here] + subset
+
+
 def run_id(config: Config) -> str:
     """The first 10 hex digits of the SHA-256 of the canonical form: the run's identity."""
     text = json.dumps(canonical(plain(config)), sort_keys=True, separators=(",", ":"))

@@ -29,7 +29,7 @@ from rankwise.check import check
 from rankwise.config import DEBUGGING, Config, known_keys, merged, plain, typed
 from rankwise.errors import Refused, did_you_mean
 from rankwise.files import read_yaml
-from rankwise.identity import idle
+from rankwise.identity import idle, of_hub
 from rankwise.paths import conf_dir, options
 from rankwise.synonyms import GROUPS, OPEN, meaning, near_key, no_such_key
 
@@ -71,15 +71,15 @@ def refuse_idle(runs: Iterable[tuple[Config, Iterable[str]]]) -> None:
     idle_words: dict[str, dict[str, str]] = {}
     used = set[str]()
     for config, words in runs:
-        keys = idle(plain(config))
+        keys, hub = idle(plain(config)), of_hub(config)
         for key, _, value in (word.partition("=") for word in words):
             parts = () if key in ("method", "task", "optim") else (f"{key}.",)  # of a group that is of use as a whole
             mine = [of for of in keys if of == key or key.startswith(f"{of}.") or of.startswith(parts)]
-            if not mine:
+            if not (mine or key in hub):
                 used.add(key)
             elif value not in ("none", "null", "false", "[]") and not _says_default(key, value):
                 of_optimizer = mine in (["optim.momentum"], ["optim.betas"])
-                groups = ("task",) if methods.of(config.method).is_baseline else ("task", "forgetting")
+                groups = ("task", "model", *["forgetting"] * (not methods.of(config.method).is_baseline))
                 own = next((group for group in groups if key.startswith(f"{group}.")), "method")
                 group = "optim" if of_optimizer else own
                 why = "task.n_train=null" if key == "data_seed" else f"{group}={getattr(config, group).name}"
