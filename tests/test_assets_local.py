@@ -1,6 +1,7 @@
 """What a model or data set is, where it is named by a path, a hub id or its shape."""
 
 import hashlib
+import json
 import os
 import re
 import threading
@@ -11,6 +12,7 @@ import pytest
 from huggingface_hub import constants
 
 from rankwise.assets import _cache, cache_dir, cached, fetch, resolve
+from rankwise.cli import main
 from rankwise.config import Model, Package, Task
 from rankwise.errors import Refused
 from rankwise.files import shown
@@ -168,3 +170,21 @@ def test_the_cache_is_where_the_variable_says_or_in_the_users_cache_folder(tmp_p
     assert cache_dir() == Path.home() / "here"
     monkeypatch.setenv("RANKWISE_CACHE", "")
     assert cache_dir().is_absolute() and "rankwise" in str(cache_dir())
+
+
+def test_all_that_a_study_reads_is_fetched(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("text,label\n" + "".join(f"word {i},{i % 2}\n" for i in range(40)))
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    params = "{params: {task.path: 'a.csv,b.csv', model: 'tiny_bert,tiny_gpt2'}}"
+    (tmp_path / "conf/experiment/mine.yaml").write_text(f"# @package _global_\nhydra: {{sweeper: {params}}}\n")
+    assert main(["fetch", "--json", "task=local", "experiment=mine"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        **{name: "random weights" for name in ("tiny BERT (random)", "tiny GPT-2 (random)")},
+        **{name: str(tmp_path / name) for name in ("a.csv", "b.csv")},
+    }
+    for words in ([], ["experiment=optuna"]):
+        assert main(["fetch", "--json", "task=local", "task.path=b.csv", "model=tiny_bert", *words]) == 0
+        assert json.loads(capsys.readouterr().out)["b.csv"] == str(tmp_path / "b.csv")
+    assert not (tmp_path / "outputs").exists()

@@ -104,7 +104,7 @@ REFUSED = [
         for flag in ("json", "count 3", "jobs 2", "rerun", "seed 1")
     ),
     ("sweep --convert seed=0,1 hydra/launcher=slurm", ["hydra/launcher=slurm: the agents of a W&B sweep start"]),
-    ("fetch model=minilm,tiny_bert", ["model=minilm,tiny_bert: several values for one key where one belongs; give"]),
+    ("fetch experiment=optuna seed=0,1", ["seed=0,1: several values for one key where one belongs; give"]),
     ("train debug=fast seed=range(3)", ["seed=range(3): several values for one key make a study; add -m"]),
     ("train -cd nowhere debug=fast", ["Additional config directory", "nowhere' not found\n"]),
     ("train hydra.searchpath=[file:///no/where] debug=fast --dry-run", ["rankwise: /no/where: no such folder of op"]),
