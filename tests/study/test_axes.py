@@ -253,8 +253,8 @@ def test_a_snapshot_with_another_path_has_its_name_and_without_its_profiler_is_a
     assert {config.task.name, config.model.name, config.forgetting.name} == {"b"}
     assert (kept.stage, config.stage) == ("debug", None)
     path.write_text(yaml.safe_dump(plain(tiny(task__name="mine", task__path="a", stage="debug"))))
-    changed = from_snapshot(path, ["task.path=b"])
-    assert (changed.task.name, changed.stage) == ("mine", "debug")
+    mine = from_snapshot(path, ["task.path=b"])
+    assert (mine.task.name, mine.stage) == ("mine", "debug")
 
 
 def test_a_snapshot_with_another_learning_rate_or_metric_trains_with_it(tiny, tmp_path):
@@ -353,13 +353,15 @@ def test_a_run_that_searched_is_not_taken_for_a_result(tiny):
     assert run_id(replace(tiny(), stage="search")) != run_id(tiny())
 
 
-def test_a_study_says_which_finished_runs_had_other_code_model_or_data(tiny, tmp_path):
+def test_a_study_says_which_finished_runs_had_other_code_model_data_or_margin(tiny, tmp_path):
     rows = tmp_path / "mine.tsv"
     rows.write_text("text\tlabel\n" + "".join(f"word {i}\t{i % 2}\n" for i in range(40)))
     config = tiny(task__path=str(rows), task__n_train=None, task__n_validation=None, task__n_test=None)
     config.method.name = "tfidf"
     assert run(config).status == records.FINISHED
     assert outdated.summary([config]) == ""
+    other = replace(config, task=replace(config.task, margin=0.05))
+    assert (outdated.summary([other]), outdated.summary([other], margin=False)) == ("with other task.margin", "")
     rows.write_text(rows.read_text() + "one more\t1\n")
     assert outdated.summary([config]) == "with other data"
     record = records.read(folder(config))

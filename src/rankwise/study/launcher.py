@@ -60,7 +60,7 @@ def run(launcher: LocalLauncher, configs: Sequence[Config], stage: str = "", cou
     left = {folder(config): config for config in configs if not done(config)}
     finished = [config for config in configs if folder(config) not in (*left, *launcher.begun)]
     before = f", {len(finished)} finished before" if finished else ""
-    if other := outdated.summary(finished):
+    if other := outdated.summary(finished, margin=not stage):
         before += f" ({other}{'; --rerun runs them again' * (not stage)})"
     data.fetch_all(left.values())
     if (counted and left) or finished:

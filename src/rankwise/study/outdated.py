@@ -1,4 +1,4 @@
-"""What has changed since a finished run was made: code, model or data, which its identity does not hold."""
+"""What has changed since a finished run was made: code, model, data or margin, which its identity does not hold."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,15 +8,21 @@ from rankwise.config import Config, Model, Task
 from rankwise.errors import Refused
 from rankwise.identity import folder
 from rankwise.tracking import record as records
+from rankwise.tracking.fields import at
 from rankwise.tracking.provenance import code_fingerprint
 
 
-def summary(finished: Sequence[Config]) -> str:
-    """``2 with other code, 1 with other data`` of several finished runs, no numbers of one, or nothing."""
+def summary(finished: Sequence[Config], margin: bool = True) -> str:
+    """``2 with other code, 1 with other data`` of several finished runs, no numbers of one, or nothing. ``margin``:
+    whether that of their records is the one that counts.
+    """
     now: dict[str, str | None] = {}  # a study has few sources, and many runs of each
     counts = Counter[str]()
     for config in finished:
-        provenance = records.read(folder(config)).provenance
+        record = records.read(folder(config))
+        provenance = record.provenance
+        if margin and at(record, "config.task.margin") not in (None, config.task.margin):
+            counts["with other task.margin"] += 1
         model, data = provenance.get("model") or {}, provenance.get("data") or {}
         then = {"code": provenance.get("code"), "model": model.get("fingerprint"), "data": data.get("asset")}
         for name, source in (("code", None), ("model", config.model), ("data", config.task)):
