@@ -71,7 +71,7 @@ def work(job: Job) -> NoReturn:
         elif isinstance(error, Refused):
             end = End(FAILED if (Path(job.folder) / "result.json").exists() else REFUSED, str(error))
         else:
-            end = End(FAILED, one_line(type(error).__name__, str(error)))
+            end = End(FAILED, " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")[:500])
     with contextlib.suppress(OSError, ValueError):
         print(f"=== pid {os.getpid()} {end.status}{': ' + end.error if end.error else ''}", flush=True)
         sys.stderr.flush()
@@ -90,12 +90,6 @@ def ending(log: Path, pid: int) -> End | None:
             status, error = lines[-1]
             return End(status, error or None)
     return None
-
-
-def one_line(kind: str, text: str) -> str:
-    """An error with its white space squeezed, cut at 500 characters."""
-    line = " ".join(": ".join(filter(None, [kind, text])).split())
-    return line if len(line) <= 500 else line[:499] + "…"
 
 
 class _Stop:
@@ -164,6 +158,4 @@ def _run(job: Job) -> End:
     task: Callable[..., Record] = getattr(importlib.import_module(module), function)
     data.take_as_read(job.read)
     record = task(typed(job.config))
-    error = record.error or {}
-    text = one_line(str(error.get("type") or ""), str(error.get("message") or ""))
-    return End(SKIPPED if record.status == RUNNING else record.status, text or None)
+    return End(SKIPPED if record.status == RUNNING else record.status)
