@@ -109,12 +109,10 @@ def _problems(values: dict[Any, Any]) -> Iterator[str]:
         yield f"method: {method}: one of grid, random{did_you_mean(str(method), ('grid', 'random'))}"
     if cap is not None and (not isinstance(cap, int) or cap < 1):
         yield f"run_cap: {cap}; an integer of at least 1"
-    metric = values.get("metric", {})
-    if not isinstance(metric, dict) or metric.get("goal", "minimize") not in ("minimize", "maximize"):
-        yield f"metric: {metric}: {{name: objective, goal: maximize}}, or minimize"
-    elif metric and not re.fullmatch(r"objective|val/\w+", name := str(metric.get("name"))):
-        why = "a test score must not select anything" if name.startswith("test/") else "no score of a validation"
-        yield f"metric: {name}: {why}; name: objective, or val/NAME"
+    metric = values.get("metric", {"name": "objective"})
+    named = isinstance(metric, dict) and re.fullmatch(r"objective|val/\w+", str(metric.get("name")))
+    if not named or metric.get("goal", "minimize") not in ("minimize", "maximize"):
+        yield f"metric: {metric}: {{name: objective or val/NAME, goal: maximize or minimize}}; no test score selects"
     for name, parameter in values["parameters"].items():
         yield from (f"parameters.{name}{problem}" for problem in _parameter(str(name), parameter, method))
 
