@@ -184,19 +184,10 @@ def _offered(prefix: str, **_: Any) -> list[str]:
     if key == "outputs" or key.endswith(".path"):
         names = list(FilesCompleter()(value))
     elif key in groups:
-        names = options(key) + (_of_plugins(key) if key.startswith("hydra/") else [])
+        names = options(key)
     else:
         names = ["true", "false"] if kind is bool else list(own.metadata.get("names", ())) if own else []
     return [before + name for name in names if (before + name).startswith(prefix)]
-
-
-def _of_plugins(group: str) -> list[str]:
-    """Options that Hydra and what is installed beside it bring."""
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.plugins import Plugins
-
-    Plugins.instance()  # by which they are stored
-    return [name.removesuffix(".yaml") for name in ConfigStore.instance().list(group) if name.endswith(".yaml")]
 
 
 def positive(name: str, text: str, least: int = 1) -> int:
