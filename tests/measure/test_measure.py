@@ -87,13 +87,7 @@ def test_the_parts_of_a_count_sum_to_the_whole():
     model = nn.ModuleDict({"body": nn.Linear(3, 4), "head": nn.Linear(4, 2, bias=False)})
     model["body"].requires_grad_(False)
     model["body"].bias.requires_grad_(True)
-    assert count(model, ["head"]) == {
-        "trainable": 12,
-        "frozen": 12,
-        "total": 24,
-        "adapter": 4,
-        "head": 8,
-    }
+    assert count(model, ["head"]) == {"trainable": 12, "frozen": 12, "total": 24, "adapter": 4, "head": 8}
 
 
 def test_the_copies_that_peft_keeps_of_trained_modules_are_not_counted():

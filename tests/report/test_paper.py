@@ -124,15 +124,7 @@ def test_the_methods_say_what_was_computed_on_and_for_how_long(tmp_path):
 
 
 _ALWAYS = ("One learning rate per arm, 2e-3 (lora), 1e-4 (full): not tuned in this study",)
-_NEVER = (
-    "two factors",
-    "drawn together",
-    "families",
-    "under-trained",
-    "Not allowed",
-    "Compared by",
-    "“worse”",
-)
+_NEVER = ("two factors", "drawn together", "families", "under-trained", "Not allowed", "Compared by", "“worse”")
 _OF_SEEDS = ("Student's t", "5,000 bootstrap", "Margin of", "“same” if", "Smallest sufficient rank: ", "Holm 1979")
 
 

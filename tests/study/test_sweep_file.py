@@ -26,12 +26,7 @@ METRIC = {"name": "objective", "goal": "maximize"}
 
 
 def written(path: Path, **changes: Any) -> SweepFile:
-    values = {
-        "method": "grid",
-        "command": COMMAND,
-        "metric": METRIC,
-        "parameters": {"method.rank": {"values": [1, 2]}},
-    }
+    values = {"method": "grid", "command": COMMAND, "metric": METRIC, "parameters": {"method.rank": {"values": [1, 2]}}}
     path.write_text(yaml.safe_dump({k: v for k, v in (values | changes).items() if v is not None}))
     return read(path)
 
@@ -151,10 +146,7 @@ def test_every_point_of_every_shipped_file_is_a_run_of_its_own(path):
         assert read(path).points() == points
 
 
-BAD_POINTS = [
-    ("method.rank=13.67: an integer", [1, 13.67]),
-    ("method.rank=64: at most 32", [1, 64]),
-]
+BAD_POINTS = [("method.rank=13.67: an integer", [1, 13.67]), ("method.rank=64: at most 32", [1, 64])]
 
 
 @pytest.mark.parametrize(("says", "ranks"), BAD_POINTS)
@@ -230,10 +222,7 @@ def test_a_sweep_file_and_its_experiment_are_the_same_runs_each_once():
 
 @pytest.mark.parametrize(
     "line",
-    [
-        "experiment=rank_sweep method.rank=1,8 seed=0",
-        "experiment=rank_sweep debug=fast method.rank=2,8 seed=0,1",
-    ],
+    ["experiment=rank_sweep method.rank=1,8 seed=0", "experiment=rank_sweep debug=fast method.rank=2,8 seed=0,1"],
 )
 def test_an_experiment_becomes_a_sweep_file_of_the_same_runs(line, tmp_path):
     text = convert(line.split())

@@ -16,13 +16,7 @@ from omegaconf import DictConfig
 class StudySweeper(BasicSweeper):
     """Turns the axes of a command line into a study and hands what is left to run to the launcher."""
 
-    def __init__(
-        self,
-        params: Any = None,
-        pairs: Any = None,
-        exclude: Any = None,
-        tune: Any = None,
-    ) -> None:
+    def __init__(self, params: Any = None, pairs: Any = None, exclude: Any = None, tune: Any = None) -> None:
         super().__init__(None, params)
         self.pairs, self.exclude, self.tune = pairs, exclude, tune
 

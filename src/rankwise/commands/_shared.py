@@ -226,11 +226,7 @@ def parser(
 ) -> argparse.ArgumentParser:
     """An argument parser of ``rankwise NAME``, with ``--jobs`` where a command runs something, and ``--json``."""
     spec = argparse.ArgumentParser(
-        f"rankwise {name}",
-        description=description,
-        epilog=epilog,
-        allow_abbrev=False,
-        formatter_class=_Help,
+        f"rankwise {name}", description=description, epilog=epilog, allow_abbrev=False, formatter_class=_Help
     )
     if jobs:
         about = "runs at once (default: as many as cores, memory and GPUs allow)"

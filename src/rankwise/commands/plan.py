@@ -10,16 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankwise import machine
-from rankwise.commands._shared import (
-    groups,
-    overrides,
-    parse,
-    parser,
-    positive,
-    print_json,
-    show,
-    show_table,
-)
+from rankwise.commands._shared import groups, overrides, parse, parser, positive, print_json, show, show_table
 from rankwise.errors import Refused
 from rankwise.measure.gpus import gpu
 

@@ -24,12 +24,7 @@ _UNNAMED = ("default", "debug")  # studies that nobody chose
 
 
 def question(
-    overrides: Sequence[str],
-    budget: str | None,
-    margin: str | None,
-    rates: str,
-    reference: str,
-    seeds: int = LOOKS[-1],
+    overrides: Sequence[str], budget: str | None, margin: str | None, rates: str, reference: str, seeds: int = LOOKS[-1]
 ) -> Question:
     """What the command line asks. Raises Refused for whatever cannot be answered."""
 

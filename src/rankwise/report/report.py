@@ -119,12 +119,7 @@ class Report:
         """Write report.html, .csv, .md and .json into a folder, each atomically; their paths by extension."""
         from rankwise.report.page import html  # matplotlib takes a second, which a table need not wait for
 
-        texts = {
-            "html": [html(self)],
-            "csv": [self.to_csv()],
-            "md": [self.to_markdown()],
-            "json": self.to_json(),
-        }
+        texts = {"html": [html(self)], "csv": [self.to_csv()], "md": [self.to_markdown()], "json": self.to_json()}
         paths = {kind: folder / f"report.{kind}" for kind in texts}
         try:
             for kind, text in texts.items():

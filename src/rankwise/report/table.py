@@ -21,15 +21,7 @@ from rankwise.metrics import NOTHING, named
 from rankwise.report import costs, forgetting, latency
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm, covered, writing
-from rankwise.report.columns import (
-    Column,
-    Section,
-    cells,
-    chosen,
-    second_metrics,
-    section,
-    shown,
-)
+from rankwise.report.columns import Column, Section, cells, chosen, second_metrics, section, shown
 from rankwise.report.equivalence import ALONE, UNFIT
 from rankwise.report.footnotes import numbered
 from rankwise.report.summary import of_data, other_score

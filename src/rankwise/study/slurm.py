@@ -126,10 +126,7 @@ def _submit(slurm: Slurm, work: Work) -> tuple[str, Path]:
     logs = folder(work.configs[0]).absolute().parent / _LOGS
     executor = submitit.SlurmExecutor(folder=logs)
     executor.update_parameters(
-        job_name="rankwise",
-        signal_delay_s=_WARNED_S,
-        stderr_to_stdout=True,
-        additional_parameters=slurm.options,
+        job_name="rankwise", signal_delay_s=_WARNED_S, stderr_to_stdout=True, additional_parameters=slurm.options
     )
     try:
         jobs = executor.map_array(worker, [work] * slurm.workers)

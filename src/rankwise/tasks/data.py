@@ -335,12 +335,7 @@ def _chosen(task: Task, index: _Index, part: np.ndarray, data_seed: int) -> list
 
 
 def _collect(
-    task: Task,
-    rows: _Rows,
-    part: np.ndarray,
-    chosen: list[np.ndarray],
-    classes: Classes | None,
-    notes: list[str],
+    task: Task, rows: _Rows, part: np.ndarray, chosen: list[np.ndarray], classes: Classes | None, notes: list[str]
 ) -> tuple[dict[str, Split], str]:
     """The chosen rows of each part, as they stand in the file, and the fingerprint of all rows. Adds to ``notes``."""
     wanted = np.zeros(len(part), dtype=bool)
