@@ -204,10 +204,27 @@ def test_an_interrupted_study_is_judged_by_the_learning_rates_that_are_whole(tmp
     assert found.verdict == "reproduced" and found.estimate.n == 3 and "learning rate 0.001" in found.note
 
 
-def test_runs_that_went_wrong_are_named_beside_the_verdict(tmp_path):
-    runs = records(RANK1, ARMS, tmp_path)
+def test_nothing_is_concluded_from_an_arm_that_learned_nothing(tmp_path):
+    runs = records(RANK1, ARMS, tmp_path / "one")
     runs[0].metrics["test"]["matthews"] = {"value": 0.0, "se": 0.0}
-    assert "1/3 give one answer to every text" in judge(RANK1, runs, "quick").note
+    found = judge(RANK1, runs, "quick")
+    assert (found.verdict, found.reason) == ("not run", "lora qv rank=1: 1/3 give one answer to every text")
+    chance = judge(RANK1, records(RANK1, [arm | {"scores": [0.5] * 3} for arm in ARMS], tmp_path / "chance"), "quick")
+    assert chance.verdict == "not run" and chance.reason.count("not shown to be better than always answering one") == 2
+
+
+def test_that_an_arm_learns_nothing_at_one_rate_can_be_what_is_claimed(tmp_path):
+    claim = CLAIMS["dora_t15_rank4"]
+    runs = records(claim, study_of(claim, "reproduced"), tmp_path)
+    for run in runs[3:]:
+        run.compute["diverged"] = True
+    found = judge(claim, runs, "quick")
+    assert found.verdict == "reproduced" and "lora rank=4 lr=0.002 (diverged 3/3)" in found.note
+    for run in runs[:3]:
+        run.compute["diverged"] = True
+    assert (
+        judge(claim, runs, "quick").reason == "dora rank=4 lr=0.002: diverged 3/3; lora rank=4 lr=0.002: diverged 3/3"
+    )
 
 
 # Plans of a large model's step, 5 to 12 s each: tests/plan has others.

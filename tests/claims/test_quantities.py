@@ -182,13 +182,14 @@ def test_an_adapter_that_does_not_start_at_zero_is_noticed(monkeypatch):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> list:
-    """Real runs of ranks 2 and 4 and of full fine-tuning, two seeds each."""
+    """Real runs of ranks 2 and 4 and of full fine-tuning, two seeds each, long enough to learn something."""
     from tiny_configs import tiny
 
     outputs = str(tmp_path_factory.mktemp("outputs"))
     common = {"targets": "qv", "outputs": outputs, "study": "claims_core", "tracking__ledger": False}
-    arms = [{"method": "lora", "method__rank": rank} for rank in (2, 4)]
-    arms += [{"method": "full", "trainer__save_full": True}]
+    common["trainer__max_steps"] = 60
+    arms = [{"method": "lora", "method__rank": rank, "optim__lr": 0.02} for rank in (2, 4)]
+    arms += [{"method": "full", "trainer__save_full": True, "optim__lr": 0.01}]
     return [run(tiny("bert", seed=seed, **arm, **common)) for arm in arms for seed in (0, 1)]
 
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from rankwise import metrics
 from rankwise.claims.claim import Estimate, NotRun, Spec
-from rankwise.compare import by_replicate
+from rankwise.compare import Scores, by_replicate
 from rankwise.errors import plural
-from rankwise.report.arms import Arm, group
-from rankwise.report.flags import of_training
+from rankwise.report.arms import UNDER_TRAINED, Arm, group
+from rankwise.report.flags import TOO_FEW, of_training, unfit
 from rankwise.statistics import Floats
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record
@@ -42,7 +42,8 @@ def compared(records: Sequence[Record], specs: Sequence[Spec], tuned: bool = Fal
     """The runs of the arms that ``specs`` mean, each at its own learning rate or the one best on validation data.
 
     Raises NotRun as ``runs_of``; where arms differ in more than what defines them; where they share fewer than two
-    replicates, as one seed shows no spread; and where rates must be ``tuned`` and the best is an end of its grid.
+    replicates, as one seed shows no spread; where rates must be ``tuned`` and the best is an end of its grid; and where
+    an arm learned nothing, but for a claim about one learning rate, whose subject that may be: there, where all did.
     """
     arms = [group(runs_of(records, spec))[0] for spec in specs]
     for arm, spec in zip(arms, specs, strict=True):
@@ -53,6 +54,9 @@ def compared(records: Sequence[Record], specs: Sequence[Spec], tuned: bool = Fal
     runs_sa = list(by_replicate([arm.runs for arm in arms]).values())
     if (n := len(runs_sa)) < 2:
         raise NotRun(f"{plural(n, 'seed')} shared by all arms; an interval needs two")
+    failed = [f"{words(spec)}: {why}" for arm, spec in zip(arms, specs, strict=True) if (why := _unlearned(arm))]
+    if failed and (len(failed) == len(arms) or not any("lr" in spec for spec in specs)):
+        raise NotRun("; ".join(failed))
     return Compared(runs_sa, "; ".join(filter(None, map(_told, arms, specs))))
 
 
@@ -102,6 +106,13 @@ def _told(arm: Arm, spec: Spec) -> str:
         tried = len(arm.whole)
         at = f" at learning rate {arm.lr:g}, {'the only one' if tried == 1 else f'the best of {tried}'}"
     return words(spec) + at + (f" ({'; '.join(wrong)})" if wrong else "") if at or wrong else ""
+
+
+def _unlearned(arm: Arm) -> str:
+    """Why an arm says nothing of a claim: it diverged, gives one answer or looks no better than that."""
+    metric = metrics.named(str(arm.first("config.task.metric")))
+    reasons = unfit(arm, metric, Scores(arm.runs, metric) if metric.weighted else None)
+    return next((why for why in reasons if not (why.startswith(UNDER_TRAINED) or why.endswith(TOO_FEW))), "")
 
 
 def _same(value: Any, wanted: Any) -> bool:
