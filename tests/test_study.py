@@ -79,6 +79,19 @@ def test_a_debug_preset_wins_over_an_experiments_values_and_axes_and_what_is_typ
     assert {(c.forgetting.name, c.trainer.accumulate) for c in study} == {("none", 1)}
 
 
+@pytest.mark.parametrize(
+    ("experiment", "modules"),
+    [
+        ("lora_t5_proxy", ["key", "query"]),
+        ("lora_t5", ["key", "query"]),
+        ("dora_t15", ["dense", "key", "query", "value"]),
+    ],
+)
+def test_an_experiments_layers_are_those_of_their_role_in_the_tiny_model(experiment, modules):
+    study = composed(f"experiment=paper/{experiment} debug=fast seed=0")
+    assert [list(found) for found in {tuple(c.targets.modules) for c in study if c.targets.modules}] == [modules]
+
+
 def test_what_of_an_experiment_is_no_size_is_not_cut_by_a_preset(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conf/experiment").mkdir(parents=True)

@@ -5,6 +5,7 @@ the experiment's values into those. What is typed wins over both.
 """
 
 import contextlib
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from rankwise.errors import Refused
 from rankwise.study.compose import explained, hydra_tree, load, option, override
 
 _TINY = {"method.rank": 32, "method.budget": 2048}  # the most that the tiny model can have, of any targets
+_LAYERS = re.compile(r"((attention\.)?self\.)?(query|key|value)|((attention\.)?output\.|intermediate\.)?dense")
+_ROLES = {"q": "query", "k": "key", "v": "value"}  # by how other models' names of them begin
 
 
 def settled(arguments: Sequence[str]) -> list[str]:
@@ -60,5 +63,10 @@ class _Preset:
         if key in self.typed or value == "null" or not self.is_tiny:
             return word
         if key == "targets.modules":
-            return f"{key}=[query,value]"
+            return f"{key}=" + re.sub(r"[\w.]+", lambda name: _layer(name[0]), value)
         return f"{key}={min(int(value), _TINY[key])}" if key in _TINY and value.isdecimal() else word
+
+
+def _layer(name: str) -> str:
+    """A layer of the tiny model: the one of this name, or else of its role."""
+    return name if _LAYERS.fullmatch(name) else _ROLES.get(name.rpartition(".")[2][:1], "dense")
