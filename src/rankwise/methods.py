@@ -170,7 +170,8 @@ def check(config: Config) -> None:
         value = getattr(method, key.name)
         elsewhere = (key.name, value) == ("rank", None) and declared.keys in (_LORA, _CUSTOM)  # of a budget, of PEFT's
         if (fits := key.metadata.get("fits")) and not (fits(value) or elsewhere):
-            raise Refused.value(f"method.{key.name}", value, key.metadata["allowed"])
+            why = f"; method={method.name} has no method.budget" * (key.name == "rank" and value is None)
+            raise Refused.value(f"method.{key.name}", value, key.metadata["allowed"] + why)
     if declared.promise:
         name, holds, allowed = declared.promise
         if not holds(getattr(method, name)):
