@@ -281,7 +281,12 @@ def test_there_are_claims_of_every_kind_and_every_quantity_is_asked_for():
     assert {claim.quantity for claim in CLAIMS.values()} == set(QUANTITIES)
 
 
-def test_an_unknown_id_is_refused_with_the_nearest():
+def test_claims_are_chosen_by_id_or_its_beginning_and_an_unknown_one_is_refused_with_the_nearest():
+    def chosen(*ids: str) -> list[str]:
+        return [claim.id for claim in registry.only([*CLAIMS.values()], ids)]
+
     with pytest.raises(Refused, match="lora_t6_rank1"):
-        registry.only([*CLAIMS.values()], ["lora_t6_rank"])
-    assert registry.only([*CLAIMS.values()], ["lora_t6_rank1"])[0].id == "lora_t6_rank1"
+        chosen("lora_t6_rnk1")
+    assert chosen("lora_t6_rank1") == ["lora_t6_rank1"], "though the id of another begins so"
+    assert chosen("lora_t6", "qlora_t4") == [id_ for id_ in CLAIMS if id_.startswith(("lora_t6", "qlora_t4"))]
+    assert len(chosen("lora_t6")) == 3

@@ -12,7 +12,7 @@ alone, the others read from finished runs. Each has a bound, fixed before its ru
 says where it was not.
 
   rankwise claims                          of the runs in outputs/
-  rankwise claims --only lora_t6_rank1     one claim
+  rankwise claims --only lora_t6           those whose ids begin so
   rankwise claims --tier full --markdown claims.md
 """
 
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     """Print verdicts; the exit code is 0 whatever they are."""
     spec = parser("claims", DESCRIPTION, as_json=True)
     spec.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="runs or studies (default: outputs)")
-    spec.add_argument("--only", nargs="+", action="extend", default=[], metavar="ID", help="these claims alone")
+    spec.add_argument("--only", nargs="+", action="extend", default=[], metavar="ID", help="ids, or how they begin")
     spec.add_argument("--tier", choices=TIERS, default="quick", help="whose bounds: those of the full tier are tighter")
     spec.add_argument("--measure", action="store_true", help="time the measured claims, on an otherwise idle machine")
     spec.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown, too")

@@ -20,12 +20,14 @@ def read() -> list[Claim]:
 
 
 def only(claims: Sequence[Claim], ids: Sequence[str]) -> list[Claim]:
-    """Those with these ids, or all where none is given. Raises Refused for an id that is none."""
+    """Those with these ids, or whose ids begin so; all where none is given. Raises Refused for one that is neither."""
     known = {claim.id: claim for claim in claims}
-    for name in ids:
-        if name not in known:
+    meant = set[str]()
+    for name in ids:  # lora_t6_rank1 is that claim alone, though lora_t6_rank1_all begins so
+        if not (found := {name} & known.keys() or {claim for claim in known if claim.startswith(name)}):
             raise Refused(f"--only {name}: no such claim{did_you_mean(name, known)}; rankwise claims lists all")
-    return [claim for claim in claims if not ids or claim.id in ids]
+        meant |= found
+    return [claim for claim in claims if not ids or claim.id in meant]
 
 
 def _read(file: Path) -> Iterator[Claim]:
