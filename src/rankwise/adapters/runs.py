@@ -64,11 +64,11 @@ class Run:
         return (fingerprint, *drawn, quant.kind, bool(quant.kind and quant.double), rounded)
 
     @property
-    def base_name(self) -> str:
-        """``base`` in words."""
+    def base_words(self) -> tuple[str, str]:
+        """``base`` in words: which one, and its storage."""
         fingerprint, *drawn, kind, double, rounded = self.base
         name = "random weights of seed {} for {} outputs, {}".format(*drawn, fingerprint) if drawn else fingerprint
-        return f"{name}, quant={kind or 'none'}{'_double' * double}" + (f" in {rounded}" if rounded else "")
+        return name, f"quant={kind or 'none'}{'_double' * double}" + (f" in {rounded}" if rounded else "")
 
 
 def open_run(folder: Path) -> Run:
@@ -137,5 +137,6 @@ def same_base(runs: list[Run]) -> None:
         if any(run.record.run["id"] == other.record.run["id"] for other in runs[:number]):
             raise Refused(f"{run.folder}: given twice (run {run.record.run['id']})")
         if run.base != first.base:
-            other = f"on another base or in another storage ({run.base_name})"
-            raise Refused(f"{run.folder}: is {other} than {first.name} ({first.base_name})")
+            ways = zip(("on another base", "in another storage"), run.base_words, first.base_words, strict=True)
+            what, mine, its = map(" and ".join, zip(*(way for way in ways if way[1] != way[2]), strict=True))
+            raise Refused(f"{run.folder}: is {what} ({mine}) than {first.name} ({its})")
