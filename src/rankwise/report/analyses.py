@@ -197,7 +197,7 @@ _SHOWN = {
         _spectrum,
         "Means over layers. Effective rank: exp of the entropy of σ/Σσ (Roy and Vetterli 2007); stable rank: "
         "‖ΔW‖²_F/‖ΔW‖²₂; r90: directions that hold 90 % of Σσ² (Biderman et al. 2024). LoRA has at most r of each, and "
-        "2r where its start was taken out of W (PiSSA, OLoRA).",
+        "2r where its start was taken out of W (PiSSA, OLoRA). DoRA and IA³ rescale W's rows or columns: of any rank.",
         "Left: singular values of ΔW over the first. Right: the share of Σσ² in the leading directions; the line is "
         "at 90 %. Means over layers.",
     ),
