@@ -61,7 +61,7 @@ def test_every_run_of_an_experiment_could_start_and_fits_its_place(name):
 
 def _is_tuned_apart(configs: list[Config], given: dict[str, object]) -> None:
     """Learning rates are chosen on seeds that the comparison does not have."""
-    tuning = Tuning.of(given)
+    tuning = Tuning.of(given, {})
     trials = [config for config in configs if config.stage == "tune"]
     assert {trial.seed for trial in trials} == set(tuning.seeds)
     assert not {config.seed for config in configs if config.stage is None} & set(tuning.seeds)
