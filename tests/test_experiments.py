@@ -16,7 +16,7 @@ from tiny_configs import study_of
 from rankwise.check import check
 from rankwise.claims import registry
 from rankwise.claims.claim import Claim
-from rankwise.claims.selection import matching
+from rankwise.claims.selection import runs_of
 from rankwise.config import Config, plain
 from rankwise.identity import run_id
 from rankwise.study.tuning import Tuning
@@ -83,13 +83,14 @@ def _has_every_arm(configs: list[Config]) -> None:
     asked = [(claim.id, spec) for claim in CLAIMS if claim.study == configs[0].study for spec in _specs(claim)]
     assert asked
     for claim, spec in asked:
-        assert len({run.config["seed"] for run in matching(runs, spec)}) >= 5, f"{claim}: {spec}"
+        assert len({run.config["seed"] for run in runs_of(runs, spec)}) >= 5, f"{claim}: {spec}"
 
 
 def _specs(claim: Claim) -> list[dict[str, Any]]:
     """The arms that a claim's quantity is asked of."""
     given = claim.settings
-    found = [spec for key in ("of", "to", "minus") for spec in _as_list(given.get(key, []))]
+    whole = ("to", "minus") if "ranks" in given else ("of", "to", "minus")
+    found = [spec for key in whole for spec in _as_list(given.get(key, []))]
     rates = [{"lr": given[key]} for key in ("low_lr", "high_lr") if key in given] or [{}]
     at_ranks = given.get("among") or given.get("of")
     return found + [at_ranks | {"rank": rank} | rate for rank in given.get("ranks", []) for rate in rates]
