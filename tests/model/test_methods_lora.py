@@ -232,7 +232,7 @@ LINES: list[tuple[str, str, dict[str, Any]]] = [
     ("lora", "method.init_from=nowhere: the folder of a finished run", {"method__init_from": "nowhere"}),
     ("lora", "method.lr_ratio=-1: a number above 0", {"method__lr_ratio": -1.0}),
     ("lora", "method.budget=500: null, or method.rank=null", {"method__budget": 500}),
-    ("vera", "method.rank=null: an integer from 1 to 1000000; method=vera has no method.bud", {"method__rank": None}),
+    ("vera", "method.rank=null: an integer from 1 to 1000000; method=vera has no", {"method__rank": None}),
     ("lora", "method.budget=9: null with method.bias", {**BOUGHT, "method__bias": "all"}),
     ("top_layers", "method.layers=0: how many of the last blocks", {"method__layers": 0}),
     ("bottleneck", "method.size=0: an inner width", {"method__size": 0}),
