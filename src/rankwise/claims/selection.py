@@ -66,24 +66,19 @@ def runs_of(records: Sequence[Record], spec: Spec) -> list[Record]:
     Keys are short (``rank``) or dotted (``trainer.batch_size``). Runs that tuned or searched are left out.
     Raises NotRun where no finished run matches, and where several arms do.
     """
-    runs = matching(records, spec)
-    if not runs:
-        raise NotRun(f"no finished run of {words(spec)}")
-    if len(arms := group(runs)) > 1:
-        one, other = (dict(arm.context) | arm.settings for arm in arms[:2])
-        raise NotRun(f"several arms are {words(spec)}: they differ in {_difference(one, other)}")
-    return runs
-
-
-def matching(records: Sequence[Record], spec: Spec) -> list[Record]:
-    """Finished runs, no trials among them, whose config has the values of ``spec``."""
-    return [
+    runs = [
         record
         for record in records
         if record.status == FINISHED
         and not record.config.get("stage")
         and all(_same(at(record, f"config.{_KEYS.get(key, key)}"), wanted) for key, wanted in spec.items())
     ]
+    if not runs:
+        raise NotRun(f"no finished run of {words(spec)}")
+    if len(arms := group(runs)) > 1:
+        one, other = (dict(arm.context) | arm.settings for arm in arms[:2])
+        raise NotRun(f"several arms are {words(spec)}: they differ in {_difference(one, other)}")
+    return runs
 
 
 def scalar(record: Record, metric: str) -> float:
