@@ -233,7 +233,11 @@ SHOWN = [
     ),
     ("swap OTHER RUN", ("relative error of logits", "switching takes", "yes"), ("adapters", "switch_ms")),
     ("combine OTHER RUN --how ties", ("paired difference", "rank 8", "one standard error"), ("density", "tasks")),
-    ("shrink RUN --rank 2 --out OUT", ("accuracy", "Σσ²", "saved in"), ("modules", "kept_energy")),
+    (
+        "shrink RUN --rank 2 --out OUT",
+        ("accuracy", "Σσ²", "rank 2: cut by singular values", "saved in"),
+        ("modules", "kept_energy"),
+    ),
     (
         "diff VERA RUN",
         ("method.name", "bert.encoder.layer.0.attention.self.query", "± one standard error over test rows"),

@@ -15,6 +15,7 @@ from rankwise.adapters.diff import deltas, diff
 from rankwise.adapters.factors import read
 from rankwise.adapters.runs import open_run
 from rankwise.cli import main
+from rankwise.commands import adapter
 from rankwise.compare import on_rows
 from rankwise.metrics import named
 from rankwise.tracking.predictions import write
@@ -139,6 +140,11 @@ def test_the_error_of_a_paired_correlation_is_that_of_its_spread():
         estimates.append(gap["value"])
         errors.append(gap["se"])
     assert 0.7 < np.std(estimates) / np.mean(errors) < 1.4
+
+
+def test_a_score_that_fell_has_the_minus_of_reports():
+    assert adapter._gap({"value": -0.07, "se": 0.01}) == "−0.0700 ± 0.0100"
+    assert adapter._score({"value": -0.5}) == "−0.5000"
 
 
 def test_what_is_set_is_shown_as_it_is(trained, copied, capsys):

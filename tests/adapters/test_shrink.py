@@ -55,12 +55,13 @@ def test_the_whole_rank_gives_the_same_logits(trained, copied, tmp_path, shape, 
     assert found["difference"]["value"] == 0 and found["kept_energy"] == pytest.approx(1)
 
 
-def test_of_a_nested_cut_no_share_of_the_whole_is_told(trained):
+def test_of_a_nested_cut_no_share_of_the_whole_is_told(trained, capsys):
     run = trained("bert", "nested", method__rank=8, method__nested=[1, 2, 4])
     cut, truncated = (shrink(run, rank, None) for rank in (4, 3))
     assert {cut["kept_energy"], *(module["kept_energy"] for module in cut["modules"].values())} == {None}
     assert 0 < truncated["kept_energy"] <= 1
     assert main(["adapter", "shrink", str(run.folder), "--rank", "4"]) == 0
+    assert "rank 4: nested in training: its first columns were kept" in capsys.readouterr().out
 
 
 def test_errors_are_over_groups_as_those_of_the_run(trained, tmp_path):

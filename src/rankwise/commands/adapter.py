@@ -9,6 +9,7 @@ from typing import Any
 
 from rankwise.commands._shared import parse, parser, positive, print_json, show_table, wrapped
 from rankwise.errors import Refused, did_you_mean, tell
+from rankwise.metrics import signed
 
 Document = dict[str, Any]
 
@@ -178,6 +179,8 @@ def _tell_shrink(document: Document) -> None:
         [document["metric"], _score(document["before"]), _score(document["after"]), _gap(document["difference"])],
     ]
     show_table(["", "before", "after", "paired difference"], rows)
+    how = "nested in training: its first columns were kept" if kept is None else "cut by singular values"
+    tell(f"rank {_span(ranks['after'])}: {how}")
     _tell_end("test rows", saved_in=document["out"])
 
 
@@ -201,7 +204,7 @@ def _tell_diff(document: Document) -> None:
     else:
         modules = document["modules"] | {"all of these": document["all_modules"] or None}
         rows = [
-            [name, *("–" if module[key] is None else f"{module[key]:.4f}" for key in ("distance", "cosine"))]
+            [name, *("–" if module[key] is None else signed(f"{module[key]:.4f}") for key in ("distance", "cosine"))]
             for name, module in modules.items()
             if module
         ]
@@ -225,11 +228,11 @@ def _span(ranks: Document) -> str:
 def _score(score: Document) -> str:
     if score.get("value") is None:
         return "–"
-    return f"{score['value']:.4f}" + _error(score.get("se"))
+    return signed(f"{score['value']:.4f}") + _error(score.get("se"))
 
 
 def _gap(difference: Document | None) -> str:
-    return "–" if difference is None else f"{difference['value']:+.4f}" + _error(difference["se"])
+    return "–" if difference is None else signed(f"{difference['value']:+.4f}") + _error(difference["se"])
 
 
 def _error(se: float | None) -> str:
