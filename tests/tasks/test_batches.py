@@ -95,9 +95,10 @@ def test_evaluation_sees_every_row_once_longest_first():
     assert batches[0]["input_ids"].shape == (2, 11)
 
 
-def loaders(**keys: Any) -> Loaders:
-    config = tiny(**keys)
-    return Loaders.of(config, data.load(config.task, resolve(config.task), config.data_seed), byte_tokenizer())
+def loaders(most: int = 512, **keys: Any) -> Loaders:
+    config, tokenizer = tiny(**keys), byte_tokenizer()
+    tokenizer.model_max_length = most
+    return Loaders.of(config, data.load(config.task, resolve(config.task), config.data_seed), tokenizer)
 
 
 def test_how_many_texts_lose_their_end_is_counted_and_said_with_what_would_hold_them(tmp_path):
@@ -110,6 +111,8 @@ def test_how_many_texts_lose_their_end_is_counted_and_said_with_what_would_hold_
     assert (most.cut, most.note) == (12, ""), "of fewer than a tenth nothing is said"
     assert default.note == "79 of 200 rows lose their end to task.max_length=128; 204 would hold nearly all"
     assert less.note == "100 of 200 rows lose their end to task.max_length=107; 203 would hold nearly all"
+    short = loaders(128, task="local", model__name="short", **keys)
+    assert short.note.endswith("task.max_length=128; short has positions for 128"), "of two models each has its note"
 
 
 def test_what_a_tokenizer_cuts_is_counted_though_it_does_not_say():

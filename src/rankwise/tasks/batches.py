@@ -111,7 +111,7 @@ class Loaders:
         collate, size = collate_for(config, tokenizer, data), config.trainer.eval_batch_size
         loaders = eval_loader(validation, collate, size), eval_loader(test, collate, size)
         largest = validation.shape(next(_largest_first(validation.order, size)))
-        lost = _lost((train, validation, test), config.task.max_length, tokenizer.model_max_length)
+        lost = _lost((train, validation, test), config, tokenizer.model_max_length)
         rows: Encoded | EncodedText | Packed = train
         if isinstance(train, EncodedText) and config.task.packing:
             rows = Packed(train, config.task.max_length, config.seed)
@@ -122,14 +122,14 @@ class Loaders:
         return _loader(self.train_rows, plan, self.collate)
 
 
-def _lost(parts: Sequence[Encoded | EncodedText], limit: int, most: int) -> tuple[int, str]:
+def _lost(parts: Sequence[Encoded | EncodedText], config: Config, most: int) -> tuple[int, str]:
     """How many rows lost their end, and what is to be said of that where they are many."""
     cut, rows = sum(part.cut for part in parts), sum(map(len, parts))
     if cut < max(1, _NOTED * rows):
         return cut, ""
     enough = math.ceil(np.quantile([length for part in parts for length in part.uncut], 0.95))
-    remedy = f"{enough} would hold nearly all" if enough <= most else f"this model has positions for {most}"
-    return cut, f"{cut} of {rows} rows lose their end to task.max_length={limit}; {remedy}"
+    remedy = f"{enough} would hold nearly all" if enough <= most else f"{config.model.name} has positions for {most}"
+    return cut, f"{cut} of {rows} rows lose their end to task.max_length={config.task.max_length}; {remedy}"
 
 
 def encoded(split: Split, config: Config, tokenizer: Any, part: str) -> Encoded | EncodedText:
