@@ -12,7 +12,7 @@ import yaml
 
 from rankwise import machine, methods
 from rankwise.baseline import OnProgress, run_baseline
-from rankwise.check import check
+from rankwise.check import QUANT_LIBRARIES, check
 from rankwise.config import Config, Quant
 from rankwise.errors import Refused
 from rankwise.identity import folder
@@ -116,7 +116,7 @@ def _tell(config: Config, record: Record, mirror: Mirror, on_progress: OnProgres
     clock.add("total", record.compute.get("seconds", {}).get("total_s") or 0.0)  # of attempts that were cut
     if (age := machine.process_age_s()) is not None:
         clock.add("start_up", age)  # the interpreter, Hydra, the fork
-    record.provenance = provenance()
+    record.provenance = provenance(QUANT_LIBRARIES.get(config.quant.kind or ""))
     record.write()
     status = records.FAILED
     try:

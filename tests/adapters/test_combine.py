@@ -1,6 +1,7 @@
 """Combined adapters: exact where they should be, scored as they are, and loadable."""
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,8 @@ def test_it_loads_by_the_recipe_of_its_card_and_its_heads_fit(trained, other_hea
 def test_on_a_quantized_base(trained, tmp_path):
     pytest.importorskip("bitsandbytes")
     runs = two(trained, quant="nf4")
+    used = [run.record.provenance["packages"].get("bitsandbytes") for run in runs]
+    assert used == [version("bitsandbytes")] * 2, "what rounded the weights"
     found, deltas = result(runs, tmp_path, "cat", [1.0, 1.0])
     one, other = map(own, runs)
     close(deltas, {name: one[name] + other[name] for name in one})

@@ -92,6 +92,20 @@ def test_the_methods_say_what_the_records_hold(study):
     assert "15 runs, 6 for tuning" in said, "tuning runs are compute, too"
 
 
+def test_what_was_stored_how_and_by_which_package_is_said_and_what_is_not_quantized_stands_first(tmp_path):
+    write_run(tmp_path, "full", None)
+    for quant in ("bf16", "none", "nf4"):
+        kind = {} if quant == "none" else {"quant__kind": quant}
+        record = write_run(tmp_path, "lora", 8, quant__name=quant, **kind)
+        record.provenance["packages"] = {"torch": "2.13", "bitsandbytes": "0.50" if quant == "nf4" else None}
+        record.write()
+    report = build([tmp_path])
+    assert [arm.label for arm in report.arms] == ["lora r=8 unquantized", "lora r=8 bf16", "lora r=8 nf4", "full"]
+    said = report.to_methods()
+    assert "dropout=0.0, base unquantized or stored as bf16, nf4. full: base unquantized." in said
+    assert "Software: torch 2.13, bitsandbytes 0.50." in said
+
+
 def test_a_study_that_did_not_finish_is_told_by_its_configs(tmp_path):
     write_run(tmp_path, "lora", 1, status="failed", task__metric="matthews", trainer__max_steps=30)
     said = build([tmp_path]).to_methods()

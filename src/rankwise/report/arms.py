@@ -178,9 +178,11 @@ def group(records: list[Record], asked: Record | None = None) -> list[Arm]:
 
 
 def reading_order(arm: Arm) -> tuple[bool, int, str, int, Context]:
-    """A key to sort by: comparable arms first, adapters by rank or size, then full, head and baselines."""
+    """A key to sort by: comparable arms first, adapters by rank or size and what is not quantized before what is,
+    then full, head and baselines."""
     size = arm.size[1] if arm.size else 0
-    return not arm.comparable, _ORDER.get(arm.method, 1), arm.family, size, arm.context
+    family = arm.family.replace('"none"', '""')  # which sorts first
+    return not arm.comparable, _ORDER.get(arm.method, 1), family, size, arm.context
 
 
 def reference_of(arms: list[Arm], asked: Record | None = None) -> Arm | None:

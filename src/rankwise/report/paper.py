@@ -35,10 +35,14 @@ def paragraph(report: Report) -> list[str]:
 def _in_common(report: Report) -> list[str]:
     """What all arms of a method have, which no name says: their layers, alpha with its scale, dropout, …"""
     methods: dict[str, list[str]] = {}  # of which each is said
-    for method in dict.fromkeys(kind(arm) for arm in report.arms if arm.comparable and arm.runs):
-        arms = [arm for arm in report.arms if kind(arm) == method and arm.comparable and arm.runs]
-        alike = {k: v for k, v in arms[0].settings.items() if k not in ("rank", "peft._target_", *differing(arms))}
-        targets, quant = alike.pop("targets", ""), alike.pop("quant", "none")
+    compared = [arm for arm in report.arms if arm.comparable and arm.runs]
+    quantized = any(arm.settings["quant"] != "none" for arm in compared)  # then it is said of all
+    for method in dict.fromkeys(map(kind, compared)):
+        arms = [arm for arm in compared if kind(arm) == method]
+        alike = {
+            k: v for k, v in arms[0].settings.items() if k not in ("rank", "quant", "peft._target_", *differing(arms))
+        }
+        targets = alike.pop("targets", "")
         layers = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in arms[0].first("lora.ranks") or ()))
         where = f" on {targets}{f' ({layers})' * bool(layers)}" if targets else ""
         scales = {scale for arm in arms if (scale := arm.first("lora.scale"))}
@@ -47,7 +51,10 @@ def _in_common(report: Report) -> list[str]:
         parts = [
             worded(key, value) + f" (scale s = {ends})" * (key == "alpha" and bool(ends)) for key, value in settings
         ]
-        parts += [f"base stored as {quant}"] * (quant != "none")
+        kinds = dict.fromkeys(arm.settings["quant"] for arm in arms)
+        stored = ", ".join(name for name in kinds if name != "none")
+        words = ["unquantized"] * ("none" in kinds) + [f"stored as {stored}"] * bool(stored)
+        parts += [f"base {' or '.join(words)}"] * (quantized and not arms[0].is_baseline)
         if where or parts:
             methods.setdefault(f"{where}{': ' * bool(parts)}{', '.join(parts)}.", []).append(method)
     return [", ".join(names) + said for said, names in methods.items()]
@@ -83,7 +90,7 @@ def _machine(report: Report) -> str:
     finished = [run for run in report.all_records if run.status == FINISHED]
     trained = [run for run in finished if at(run, "compute.threads")]
     machines = Counter(_hardware(run) for run in trained or finished)
-    packages = ("torch", "transformers", "peft", "lightning", "rankwise")
+    packages = ("torch", "transformers", "peft", "bitsandbytes", "torchao", "lightning", "rankwise")
     versions = [
         f"{name} {_list(known)}" for name in packages if (known := _values(report, f"provenance.packages.{name}"))
     ]

@@ -22,12 +22,12 @@ PACKAGES = (
 )
 
 
-def provenance() -> Provenance:
-    """Versions, hardware, a fingerprint of rankwise's own source, and the git state of the working directory."""
+def provenance(*others: str | None) -> Provenance:
+    """Versions, of ``others`` too, hardware, a fingerprint of rankwise's own source, the git state of the folder."""
     return {
         "command": os.environ.get(COMMAND) or command(),
         "python": platform.python_version(),
-        "packages": {name: installed(name) for name in PACKAGES},
+        "packages": {name: installed(name) for name in (*PACKAGES, *others) if name},
         "hardware": machine.hardware(),
         "code": code_fingerprint(),
         "git": _git(Path.cwd()),
