@@ -106,6 +106,14 @@ def test_what_was_stored_how_and_by_which_package_is_said_and_what_is_not_quanti
     assert "Software: torch 2.13, bitsandbytes 0.50." in said
 
 
+@pytest.mark.parametrize(("wanted", "told"), [(["rank"], False), (["rank", "train_s"], True), (["mfu"], True)])
+def test_a_page_says_which_seconds_were_disturbed_where_it_shows_any(study, wanted, told):
+    record = write_run(study, "lora", 32, test=0.82, seed=0)
+    record.compute["mfu"] = 0.1
+    record.write()
+    assert ("disturbed: MFU" in build([study]).to_latex(wanted)) == told
+
+
 def test_a_study_that_did_not_finish_is_told_by_its_configs(tmp_path):
     write_run(tmp_path, "lora", 1, status="failed", task__metric="matthews", trainer__max_steps=30)
     said = build([tmp_path]).to_methods()

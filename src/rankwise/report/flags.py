@@ -20,6 +20,7 @@ from rankwise.tracking.record import Record
 
 NOT_RANKED = "not comparable, not ranked"  # the first words of a row that differs in more than its arm
 TOO_FEW = "too few seeds or test rows"  # the last words of that reason, which more of them may end
+DISTURBED = "disturbed"  # the first word of a row whose seconds say nothing
 _KEYS = 4  # shown of those in which a row differs; report.json has all
 _VARIETY = 0.1  # of the labels' standard deviation: below, predictions hardly vary
 _LITTLE = 0.2  # of the way from the best constant answer to a perfect one
@@ -83,7 +84,7 @@ def of_training(arm: Arm, metric: Metric) -> list[str]:
     """How the training of an arm's runs went wrong: what its score cannot be taken at face value for."""
     lost = sum((run.scores.get(metric.name) or {}).get("value") is None for run in arm.runs)
     missing = [f"{lost}/{len(arm.runs)} without a finite score, not in the mean"] if lost else []
-    return [*unfit(arm, metric, None), *collapse(arm.runs), *missing, *_lr_edge(arm), *_cut_short(arm)]
+    return [*unfit(arm, metric, None), *collapse(arm.runs), *missing, *lr_edge(arm), *_cut_short(arm)]
 
 
 def unfit(arm: Arm, metric: Metric, scores: Scores | None) -> Iterator[str]:
@@ -228,7 +229,7 @@ def _unscored(arm: Arm) -> list[str]:
     return [f"{counts[status]} {status}" for status in ("failed", "stopped", "running") if counts[status]]
 
 
-def _lr_edge(arm: Arm) -> list[str]:
+def lr_edge(arm: Arm) -> list[str]:
     grid = sorted({lr for part in arm.rounds for lr in part.whole})
     if arm.lr is None or len(grid) < 2 or arm.lr not in (grid[0], grid[-1]):
         return []
@@ -301,7 +302,7 @@ def _slow(arm: Arm, best: dict[Kind, float]) -> list[str]:
     if not mine or min(mine) >= _MFU * like:
         return []
     than = f"under {percent(_MFU)} % of the {percent(like)} % that another reached"
-    return [f"disturbed: MFU of a run {than}; its FLOPs are its own, its seconds not"]
+    return [f"{DISTURBED}: MFU of a run {than}; its FLOPs are its own, its seconds not"]
 
 
 def _mfus(arm: Arm) -> list[float]:

@@ -16,14 +16,15 @@ _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MEASURED = re.compile(r"(?<![\w.=-])\d+(?:\.\d+(?:e[+-]\d\d)?|e[+-]\d\d)(?![\w.])")  # no learning rate: that is 2e-5
 
 
-def footnotes(rows: Sequence[Arm | Row]) -> tuple[list[str], dict[int, list[int]]]:
+def footnotes(rows: Sequence[Arm | Row], without: str = "\0") -> tuple[list[str], dict[int, list[int]]]:
     """Each kind of flag once, numbered from 1 in order of a table's rows, and the numbers of each row by ``id``. Of
-    flags that differ in what was measured alone the text has the range."""
+    flags that differ in what was measured alone the text has the range. None begins as ``without``."""
+    flags = {id(row): [text for text in row.flags if not text.startswith(without)] for row in rows}
     kinds: dict[str, list[str]] = {}
-    for text in (text for row in rows for text in row.flags):
+    for text in (text for row in rows for text in flags[id(row)]):
         kinds.setdefault(_kind(text), []).append(text)
     numbers = {kind: number for number, kind in enumerate(kinds, 1)}
-    of_rows = {id(row): sorted({numbers[_kind(text)] for text in row.flags}) for row in rows}
+    of_rows = {row: sorted({numbers[_kind(text)] for text in texts}) for row, texts in flags.items()}
     return [_ranged(texts) for texts in kinds.values()], of_rows
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rankwise.report.columns import chosen
+from rankwise.report.flags import DISTURBED
 from rankwise.report.footnotes import footnotes
 from rankwise.report.paper import paragraph
 from rankwise.report.table import interval_note
@@ -44,7 +45,8 @@ def latex(report: Report, wanted: Sequence[str] = ()) -> str:
     Needs the package booktabs. Raises Refused for a column that there is not.
     """
     columns = chosen(report, wanted, "paper")
-    texts, marks = footnotes(report.arms)
+    timed = any(column.key.endswith("_s") or column.key == "mfu" for column in columns)
+    texts, marks = footnotes(report.arms, *([] if timed else [DISTURBED]))
     rows = [[escaped(column.text(arm)) for column in columns] for arm in report.arms]
     for row, arm in zip(rows, report.arms, strict=True):
         numbers = ",".join(map(str, marks[id(arm)]))
