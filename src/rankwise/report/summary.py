@@ -13,7 +13,7 @@ from rankwise.metrics import Metric, named
 from rankwise.report import costs, tuning
 from rankwise.report.arms import UNDER_TRAINED, Arm, beside, covered
 from rankwise.report.equivalence import ONE_SEED
-from rankwise.report.flags import collapse
+from rankwise.report.flags import collapse, lr_edge
 from rankwise.report.formats import items, listed, percent, si, span, three
 from rankwise.report.sufficiency import LEVEL, Step, Sufficiency
 from rankwise.statistics import Bootstrap
@@ -123,11 +123,13 @@ def _details(family: Sufficiency, reference: Arm, metric: Metric) -> list[str]:
     details = [f"Tested one-sided at {100 * LEVEL:g} %{among} on {seeds} × {on}."]
     if family.answer and family.answer.arm.unfit.startswith(UNDER_TRAINED):
         details.append(f"{_begun(family.answer.arm.called)} is {family.answer.arm.unfit}.")
+    if edge := [arm.called for arm in (family.answer and family.answer.arm, reference) if arm and lr_edge(arm)]:
+        details.append(f"Best learning rate at the edge of its grid, a better one may lie outside: {', '.join(edge)}.")
     if stopped and stopped.reason:
         details.append(f"The sequence stops at {stopped.arm.called}, which was not judged: {stopped.reason}.")
     if family.borderline:
         details.append(BORDERLINE)
-    if least := family.detectable:
+    if (least := family.detectable) and not family.answer:
         of, deficit = f" of {least[0].arm.called}" if len(family.steps) > 1 else "", least[1]
         shown = "none, with so few seeds and rows" if deficit is None else metric.width(deficit)
         details.append(f"Minimum detectable deficit{of} at 80 % power: {shown}.")
