@@ -98,6 +98,22 @@ def test_an_answer_says_whose_learning_rate_is_at_the_edge_of_its_grid(tmp_path)
     assert said in build([tmp_path]).headline.details
 
 
+def test_the_rank_that_a_budget_gave_is_told_and_is_no_step_of_the_ranks(tmp_path):
+    write_study(tmp_path, {8: 0.82})
+    for seed, (rank, targets) in itertools.product(range(3), ((3, "qv"), (2, "mlp"))):
+        record = write_run(tmp_path, "lora", rank, seed=seed, targets__name=targets, method__budget=2200)
+        record.config["method"]["rank"] = None
+        record.write()
+    report = build([tmp_path])
+    found = {row["arm"]: (row["rank"], row["rank_fraction"]) for row in csv.DictReader(io.StringIO(report.to_csv()))}
+    assert {name: found[name] for name in found if "budget=2200" in name} == {
+        "lora r=3 budget=2200 qv": ("3", str(3 / 384)),
+        "lora r=2 budget=2200 mlp": ("2", str(2 / 384)),
+    }
+    assert {arm["label"]: arm["rank"] for arm in report.document()["arms"]}["lora r=2 budget=2200 mlp"] == 2
+    assert [[step.arm.rank for step in family.steps] for family in report.families] == [[8]]
+
+
 def test_two_seeds_far_apart_have_limits_where_accuracy_ends_and_detect_nothing(tmp_path):
     for seed, (full, lora) in enumerate([(0.82, 0.60), (0.82, 0.95)]):
         write_run(tmp_path / "a", "full", None, seed=seed, test=full)

@@ -72,6 +72,11 @@ class Arm:
         return self.settings.get("rank")
 
     @property
+    def rank_had(self) -> int | None:
+        """Its rank, or that which a parameter budget gave, which is no size of the sequence of ranks."""
+        return self.rank or self.first("lora.rank")
+
+    @property
     def size(self) -> tuple[str, int] | None:
         """What sizes it, as a sentence says it, and how large that is: ``("rank", 8)``, ``("layer count", 1)``."""
         sizes = ((noun, self.settings.get(key)) for key, (_, noun) in methods.size_keys().items())
@@ -132,8 +137,8 @@ class Arm:
     @property
     def facts(self) -> dict[str, Any]:
         """What it is, as documents have it."""
-        names = ("rank", "alpha", "targets", "quant")
-        return {"label": self.label, "method": self.method} | {name: self.settings.get(name) for name in names}
+        settings = {name: self.settings.get(name) for name in ("alpha", "targets", "quant")}
+        return {"label": self.label, "method": self.method, "rank": self.rank_had} | settings
 
     def replicates(self) -> list[Replicate]:
         return [replicate(run) for run in self.runs]

@@ -90,7 +90,8 @@ def columns(report: Report) -> list[Column]:
     return [
         Column("arm", "arm", lambda a: a.label, tables=everywhere, left=True),
         Column("method", "", lambda a: a.method),
-        *(Column(key, "", _in("settings", key)) for key in ("rank", "dim", "alpha", "targets", "quant")),
+        Column("rank", "", lambda a: a.rank_had),
+        *(Column(key, "", _in("settings", key)) for key in ("dim", "alpha", "targets", "quant")),
         *_scores(report),
         Column("rank_fraction", "r/min side\N{NO-BREAK SPACE}%", rank_fraction, fmt.percent, "main"),
         Column("scale", "scale", lambda a: a.first("lora.scale"), lambda scale: f"{scale:.3g}", "main"),
@@ -163,7 +164,7 @@ def delta(report: Report, arm: Arm) -> str | None:
 def rank_fraction(arm: Arm) -> float | None:
     """r / min(in, out) of the narrowest adapted matrix: what makes ranks comparable between model widths."""
     side = arm.first("lora.min_side")
-    return arm.rank / side if arm.rank and side else None
+    return arm.rank_had / side if arm.rank_had and side else None
 
 
 def trainable_fraction(arm: Arm) -> float | None:

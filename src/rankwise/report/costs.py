@@ -86,8 +86,8 @@ def compute(arm: Arm) -> dict[str, Any]:
 
 def break_even(arms: list[Arm]) -> str:
     """From which rank on adapters compute more than full fine-tuning, in words; empty where no record says it."""
-    pairs = [(arm.rank, arm.median("compute.flops.break_even_rank")) for arm in arms if arm.rank and arm.comparable]
-    crossings = [(own, rank) for own, rank in pairs if rank is not None]
+    pairs = [(arm.rank_had, arm.median("compute.flops.break_even_rank")) for arm in arms if arm.comparable]
+    crossings = [(own, rank) for own, rank in pairs if own and rank is not None]
     if not crossings:
         return ""
     above = sorted({own for own, rank in crossings if own > rank})

@@ -19,7 +19,7 @@ def give_names(arms: list[Arm]) -> None:
         same = [arm for arm in arms if kind(arm) == what]
         varying = [key for key in differing(same) if key != "rank"]
         for arm in same:
-            sizes = [(letter, arm.settings.get(key)) for letter, key in (("r", "rank"), ("k", "shots"))]
+            sizes = (("r", arm.rank_had), ("k", arm.settings.get("shots")))
             parts = [what, *(f"{letter}={size}" for letter, size in sizes if size is not None)]
             settings = {key: arm.settings.get(key, OFF.get(f"method.{key}")) for key in varying}
             others = [worded(key, value) for key, value in settings.items() if key not in ("targets", "shots")]

@@ -133,6 +133,6 @@ def _not_begun(steps: list[Step], reference: Arm) -> str:
 def _label(arm: Arm) -> str:
     """A family's name: its method, targets and alpha policy, and what else sets it apart in this study."""
     alphas = [f"α={alpha}"] if (alpha := arm.settings.get("alpha")) is not None else []
-    known = {arm.method, f"r={arm.rank}", *alphas, *(worded(key, arm.settings.get(key)) for key in size_keys())}
+    known = {arm.method, f"r={arm.rank_had}", *alphas, *(worded(key, arm.settings.get(key)) for key in size_keys())}
     others = [word for word in arm.name.split() if word not in known]
     return " ".join([arm.method, *filter(None, [arm.settings.get("targets")]), *alphas, *others])
