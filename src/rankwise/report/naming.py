@@ -12,6 +12,8 @@ from rankwise.identity import OFF, called
 if TYPE_CHECKING:
     from rankwise.report.arms import Arm
 
+_ELSEWHERE = ("targets", "shots")  # settings that a name has at a place of their own
+
 
 def give_names(arms: list[Arm]) -> None:
     """Give arms short names: method, rank or shots, and whatever else distinguishes arms of the same method here."""
@@ -21,8 +23,8 @@ def give_names(arms: list[Arm]) -> None:
         for arm in same:
             sizes = (("r", arm.rank_had), ("k", arm.settings.get("shots")))
             parts = [what, *(f"{letter}={size}" for letter, size in sizes if size is not None)]
-            settings = {key: arm.settings.get(key, OFF.get(f"method.{key}")) for key in varying}
-            others = [worded(key, value) for key, value in settings.items() if key not in ("targets", "shots")]
+            settings = [(key, arm.settings.get(key, OFF.get(f"method.{key}"))) for key in varying]
+            others = [worded(key, value) for key, value in settings if value is not None and key not in _ELSEWHERE]
             arm.name = " ".join([*parts, *others])
             arm.label = f"{arm.name} {arm.settings['targets']}" if "targets" in varying else arm.name
 
