@@ -1,6 +1,7 @@
 """How many steps a run has, where it is validated, and the learning rate on the way."""
 
 import csv
+import importlib
 import itertools
 from pathlib import Path
 
@@ -161,6 +162,7 @@ def test_a_callback_runs_beside_ours_and_tells_runs_apart(capsys):
 
 @pytest.mark.parametrize("method", [[], ["method=nested", "method.rank=8"]], ids=["lora", "nested"])
 def test_a_logger_is_told_what_the_journal_is_told_and_the_test_scores(method, capsys):
+    importlib.import_module("pytorch_lightning")  # as a callback may, after which all is logged under its name
     target = "lightning.pytorch.loggers.CSVLogger"
     write("mine", {"table": {"_target_": target, "save_dir": ".", "name": "table", "version": ""}}, "logger")
     assert main([*RUN, *method, "logger=mine"]) == 0

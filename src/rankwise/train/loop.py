@@ -159,7 +159,7 @@ def _lightning_may_refuse() -> Iterator[None]:
 def _trainer(
     config: Config, numerics: Numerics, ranks: Ranks, periods: int, ours: list[pl.Callback], loggers: list[Logger]
 ) -> pl.Trainer:
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):  # the last, once imported, names all
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # tokens are in memory: workers would only cost
     warnings.filterwarnings("ignore", ".*srun. command is available.*")  # on a cluster's machine, where none is needed
