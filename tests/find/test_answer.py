@@ -336,6 +336,8 @@ def test_questions_that_are_asked_in_a_study_add_up_their_chances_of_error(findi
         over_all = f", over all {1 + others} questions of this study {5 + 5 * others} %" * bool(others)
         told = f"The chance of naming a rank that is not enough is at most 5 %{over_all}, if scores spread normally"
         assert told in answer(found)["notes"][0]
+    [(answer_file(asked).parent / f"answer-{i}.json").touch() for i in range(20)]
+    assert "over all 26 questions of this study 100 %, if" in answer(found)["notes"][0]
 
 
 def test_after_few_seeds_as_many_as_there_may_be_are_advised(findings):

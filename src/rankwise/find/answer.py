@@ -225,7 +225,7 @@ def _course(findings: Findings) -> str:
     question, times = findings.question, findings.times
     how = "the pilot's guess" if guess.curve else f"the middle one{', as ' if guess.why else ''}{guess.why}"
     start = f"Started from rank {guess.rank}, {how}. " if len(question.ranks) > 1 else ""
-    often = "5 %" + f", over all {times} questions of this study {5 * times} %" * (times > 1)
+    often = "5 %" + f", over all {times} questions of this study {min(5 * times, 100)} %" * (times > 1)
     chance = f"The chance of naming a rank that is not enough is at most {often}, if scores spread normally over seeds."
     return f"{start}Looks after {', '.join(map(str, question.looks))} seeds. {chance}"
 
