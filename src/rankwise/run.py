@@ -86,8 +86,11 @@ def _writable(run_folder: Path, new_folders: list[Path] | None = None) -> Iterat
 
 
 def _tidy(run_folder: Path) -> None:
-    """Remove what a finished run has no use for, and records that a process was writing when it was killed."""
-    for path in [*(run_folder / name for name in UNFINISHED), *run_folder.glob(".result.json.*")]:
+    """Remove what a finished run has no use for, and files that a process was writing when it was killed: of ours
+    those of a longer name, of safetensors ``.tmp`` and six letters, as large as what is trained.
+    """
+    partial = (path for name in (".result.json.*", ".config.yaml.*", ".tmp??????") for path in run_folder.glob(name))
+    for path in [*(run_folder / name for name in UNFINISHED), *partial]:
         path.unlink(missing_ok=True)
     aside.drop(run_folder)
 
