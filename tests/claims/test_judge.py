@@ -45,13 +45,12 @@ def test_a_verdict_needs_the_whole_interval(values, low, high, verdict):
     assert Bound.of(Bound.of(values).to_dict()) == Bound.of(values)
 
 
-def test_what_is_inconclusive_says_how_many_seeds_would_decide_it():
+def test_the_page_says_how_often_chance_makes_a_verdict_and_not_how_many_seeds_would_decide():
     claim = dataclasses.replace(RANK1, bound=Bound.of({"above": -0.02}))
     found = Verdict(claim, "inconclusive", claim.bound, Estimate(-0.01, -0.03, 0.01, n=5))
-    assert found.needed == 5 * 2**2, "half the width is twice the distance from the bound"
-    assert dataclasses.replace(found, verdict="reproduced").needed is None
-    assert dataclasses.replace(found, estimate=Estimate(-0.02, -0.03, 0.01, n=5)).needed is None
-    assert "about n = 20 would decide" in markdown([found], to_json([found], "full"))
+    shown = markdown([found], to_json([found], "full"))
+    assert "by chance in 2.5 % of cases at most, each claim by itself" in shown
+    assert "would decide" not in shown, "no number of seeds lessens what the test items leave open"
 
 
 def test_without_runs_nothing_is_said_and_the_reason_is(tmp_path):

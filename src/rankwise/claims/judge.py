@@ -1,12 +1,11 @@
 """Verdicts: each claim's quantity, from the runs that there are, against its bound."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rankwise.claims.claim import FROM_RUNS, INCONCLUSIVE, NOT_RUN, VERDICTS, Bound, Claim, Estimate, NotRun
+from rankwise.claims.claim import FROM_RUNS, NOT_RUN, VERDICTS, Bound, Claim, Estimate, NotRun
 from rankwise.claims.quantities import QUANTITIES
 from rankwise.errors import Refused, plural
 from rankwise.tracking.provenance import provenance
@@ -36,17 +35,6 @@ class Verdict:
         """The verdict as it is shown: one from a stand-in is never plain, nor is one that could not fail."""
         plain = self.verdict == NOT_RUN or self.group == "own"
         return self.verdict if plain else f"{self.verdict} ({self.group})"
-
-    @property
-    def needed(self) -> int | None:
-        """Of what is inconclusive about how many seeds, or timed blocks, would decide it, were the value and the spread
-        as they are: an interval of n narrows as 1/√n. None where the value lies on the bound.
-        """
-        ours = self.estimate
-        if self.verdict != INCONCLUSIVE or ours is None or not math.isfinite(ours.high - ours.low):
-            return None
-        gap = min(abs(ours.value - end) for end in (self.bound.low, self.bound.high))
-        return math.ceil(ours.n * ((ours.high - ours.low) / 2 / gap) ** 2) if gap else None
 
     @property
     def note(self) -> str:
@@ -96,7 +84,6 @@ def _row(verdict: Verdict) -> dict[str, Any]:
         "verdict": verdict.verdict,
         "runs": list(estimate.runs) if estimate else [],
         "note": verdict.note,
-        "needed": verdict.needed,
     }
 
 

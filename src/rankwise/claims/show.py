@@ -19,12 +19,10 @@ _NARROW = 5  # columns that a terminal has room for
 _EXPLAINED = (
     "Ours with its 95 % interval; reproduced where the interval is wholly within the bound, contradicted where wholly "
     "outside, else inconclusive. (proxy): in another setting than the source's, most often a smaller one, where it may "
-    "come out otherwise. (identity): true by definition, or a number recomputed with the code that it comes from."
+    "come out otherwise. (identity): true by definition, or a number recomputed with the code that it comes from. What "
+    "does not hold is called reproduced by chance in 2.5 % of cases at most, each claim by itself: of many, some are."
 )
-_N = (
-    "n: what the interval is over, seeds or timed blocks; an inconclusive claim says about how many would decide it, "
-    "were value and spread as they are."
-)
+_N = "n: seeds or timed blocks of the interval."
 
 
 def table(verdicts: Sequence[Verdict]) -> RenderableType:
@@ -107,7 +105,6 @@ def _row(verdict: Verdict, narrow: bool = False) -> list[str]:
         claim.proxy or ("computed" if claim.kind == "exact" else ""),
         claim.note,
         estimate.note if estimate else "",
-        f"about n = {verdict.needed:,} would decide" if verdict.needed else "",
     ]
     text = f"{claim.claim}\n{claim.id}" if narrow else claim.claim
     shown = [_ours(verdict), bound(verdict), verdict.shown, over]
