@@ -7,7 +7,6 @@ from typing import Any
 from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm
 from rankwise.tracking.fields import at
-from rankwise.tracking.groups import PARTS
 
 SYSTEM = ("process_peak_bytes", "allocated_peak_bytes", "reserved_peak_bytes")  # as the OS or the allocator saw it
 _SEEN = {  # what is said of a key of the memory, where any arm has it
@@ -99,25 +98,18 @@ def break_even(arms: list[Arm]) -> str:
     )
 
 
-def memory_notes(arms: list[Arm], reference: Arm | None) -> list[str]:
+def memory_notes(arms: list[Arm]) -> list[str]:
     """What the bytes are."""
     held = [memory(arm) for arm in arms if peak_bytes(arm)]
     if not held:
         return []
     steps = sorted({step for one in held if (step := one.get("step")) is not None})
     which = f" (step {fmt.listed(steps)})" if steps else ""
-    notes = [
+    measured = (
         f"Measured: live tensors at the moment of one real training step{which} when their sum was largest, in the run "
         "whose peak is its arm's median. Each byte is counted once, so the five parts sum to the peak."
-    ]
-    example = next((arm for arm in [reference, *arms] if arm and memory(arm).get("peaks")), None)
-    if example is not None:
-        own = fmt.megabytes(sum(memory(example)["peaks"].get(f"{part}_bytes") or 0 for part in PARTS))
-        notes.append(
-            f"Each part is largest at a moment of its own, so these maxima sum to more than the peak: {own} MB "
-            f"against {fmt.megabytes(peak_bytes(example))} MB for {example.label}. rankwise report --json has them."
-        )
-    return notes + [note for key, note in _SEEN.items() if any(one.get(key) for one in held)]
+    )
+    return [measured, *(note for key, note in _SEEN.items() if any(one.get(key) for one in held))]
 
 
 def compute_notes(arms: list[Arm]) -> list[str]:

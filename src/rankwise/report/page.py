@@ -27,7 +27,7 @@ def html(report: Report) -> str:
     header, notes = [column.header for column in columns], [*numbered(report.arms), tables.interval_note(report)]
     kinds = [_kind(report, arm) for arm in report.arms]
     compared = f"Against {report.against}, in numbers" if report.reference else "Churn"
-    memory = costs.memory_notes(report.arms, report.reference)
+    memory = costs.memory_notes(report.arms)
     took = [  # each run of an arm, beside what was predicted of it
         section(report, "memory", "Memory", memory),
         section(report, "compute", "Computation", costs.compute_notes(report.arms), above),

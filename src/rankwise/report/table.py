@@ -223,7 +223,7 @@ def markdown(report: Report, wanted: Sequence[str] = ()) -> str:
     for block in sections(report):
         lines += [f"**{block.title}**", "", *md_table(block.header, block.rows), ""]
         lines += [*(f"{note}  " for note in block.notes), ""]
-    notes = [*report.notes, *costs.memory_notes(report.arms, report.reference), *costs.compute_notes(report.arms)]
+    notes = [*report.notes, *costs.memory_notes(report.arms), *costs.compute_notes(report.arms)]
     notes += filter(None, [costs.break_even(report.arms)])
     return "\n".join([*lines, *[f"* {note}" for note in notes], ""])
 
