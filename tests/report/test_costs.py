@@ -118,6 +118,13 @@ def test_page_shows_the_allocator_in_place_of_the_process_on_a_gpu(tmp_path):
     assert "process peak MB" not in text
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_bytes_of_several_devices_are_said_to_be_of_the_first(tmp_path, devices):
+    write_run(tmp_path, trainer__devices=devices)
+    said = "Of a run on several devices (trainer.devices), bytes and MFU are those of the first."
+    assert build([tmp_path]).to_markdown().count(said) == devices - 1
+
+
 def test_page_draws_all_parts_and_the_prediction(text):
     figure = text[text.index('id="plot-memory"') :]
     shown = set(re.findall(r"<text[^>]*>(.*?)</text>", figure[: figure.index("</figure>")]))

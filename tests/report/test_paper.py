@@ -137,12 +137,12 @@ def test_the_methods_say_what_was_computed_on_and_for_how_long(tmp_path):
     record.provenance["hardware"] = {"cpu": "Xeon", "gpus": ["H100"] * 8}
     record.compute |= {"threads": 2, "seconds": {"total_s": 432_000}}
     record.provenance["model"]["fingerprint"] = "shape:ccebef12"
-    on = {"cpu": "Xeon, no GPU, 2 threads per run", "cuda": "4 × H100"}
-    for device, devices in (("cpu", 1), ("cuda", 4)):
+    on = {("cpu", 1): "Xeon, no GPU, 2 threads per run", ("cpu", 2): "Xeon, no GPU, 2 × 2 threads per run"}
+    for (device, devices), hardware in (on | {("cuda", 4): "4 × H100"}).items():
         record.compute["device"], record.config["trainer"]["devices"] = device, devices
         record.write()
         said = build([tmp_path]).to_methods()
-        assert f"Hardware: {on[device]}." in said and "took 120 hours" in said and "SHA-256 ccebef12…" in said
+        assert f"Hardware: {hardware}." in said and "took 120 hours" in said and "SHA-256 ccebef12…" in said
 
 
 _ALWAYS = ("One learning rate per arm, 2e-3 (lora), 1e-4 (full): not tuned in this study",)

@@ -109,7 +109,9 @@ def memory_notes(arms: list[Arm]) -> list[str]:
         f"Measured: live tensors at the moment of one real training step{which} when their sum was largest, in the run "
         "whose peak is its arm's median. Each byte is counted once, so the five parts sum to the peak."
     )
-    return [measured, *(note for key, note in _SEEN.items() if any(one.get(key) for one in held))]
+    devices = "Of a run on several devices (trainer.devices), bytes and MFU are those of the first."
+    several = any((arm.first("config.trainer.devices") or 1) > 1 for arm in arms)
+    return [measured, *[devices] * several, *(note for key, note in _SEEN.items() if any(one.get(key) for one in held))]
 
 
 def compute_notes(arms: list[Arm]) -> list[str]:

@@ -102,10 +102,10 @@ def _hardware(run: Record) -> str:
     """What it computed on, of the machine that its record describes."""
     hardware: dict[str, Any] = at(run, "provenance.hardware") or {}
     device = at(run, "compute.device")
-    devices = 0 if device == "cpu" else at(run, "config.trainer.devices") or 1
-    gpus = [f"{min(n, devices)} × {name}" for name, n in Counter(hardware.get("gpus") or []).items() if devices]
+    devices = at(run, "config.trainer.devices") or 1
+    gpus = [f"{min(n, devices)} × {name}" for name, n in Counter(hardware.get("gpus") or []).items() if device != "cpu"]
     threads = at(run, "compute.threads")
-    used = f"{plural(threads, 'thread')} per run" if threads else "threads unknown"
+    used = f"{f'{devices} × ' * (devices > 1)}{plural(threads, 'thread')} per run" if threads else "threads unknown"
     return ", ".join(gpus) if gpus else f"{hardware.get('cpu', 'unknown processor')}, no GPU, {used}"
 
 
