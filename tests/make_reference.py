@@ -70,6 +70,8 @@ ABOUT = {
     "trainable_params": "parameters that are trained",
     "total_params": "all parameters",
     "total_s": "seconds of the whole run, attempts that were cut included",
+    "flops_per_token": "padding counts as tokens",
+    "tokens_per_s": "of training, without padding",
     "difference_se": "standard error of the difference",
     "difference_low": "of its 90 % interval",
     "difference_high": "of its 90 % interval",

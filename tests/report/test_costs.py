@@ -100,6 +100,7 @@ def test_page_sets_predicted_beside_measured_memory(read, text):
     ]
     # The page may stand in W&B, with no file beside it.
     assert "The raw numbers: rankwise report --csv and --json.</footer>" in text
+    assert "Per token counts padding, tokens /s does not;" in text
     assert "(step 3)" in text and "Python and its libraries included" in text
     assert "CUDA" not in text
 

@@ -120,8 +120,8 @@ def compute_notes(arms: list[Arm]) -> list[str]:
     if not arms:
         return []
     notes = [
-        "FLOPs: floating-point operations of forward and backward pass; “/full” is the share of what "
-        "full fine-tuning of the same model needs for the same tokens."
+        "FLOPs: floating-point operations of forward and backward pass. Per token counts padding, tokens /s does not; "
+        "“/full” is the share of what full fine-tuning of the same model needs for the same tokens."
     ]
     if any(arm.median("compute.mfu") for arm in arms):
         peaks = [peak for arm in arms if (peak := arm.median("compute.peak_flops"))]

@@ -176,9 +176,9 @@ class Compute(TypedDict, total=False):
     attention: str
     steps: Count
     tokens: Count  # of all training batches, without padding
-    tokens_per_s: Amount | None
+    tokens_per_s: Amount | None  # of training, without padding
     diverged: bool  # a loss was not finite
-    flops: Annotated[dict[str, Any], dict[str, Amount | None]]  # of a step, per token, and all of the run's
+    flops: Annotated[dict[str, Any], dict[str, Amount | None]]  # of a step, per token (padding counts), of all training
     mfu: Amount | None  # a fraction of peak_flops
     peak_flops: Amount | None
     peak_flops_source: str | None
