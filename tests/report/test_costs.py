@@ -94,7 +94,7 @@ def test_page_sets_predicted_beside_measured_memory(read, text):
         "backward",
         fmt.megabytes(costs.predicted_bytes(arm)),
         fmt.megabytes(held["peak_bytes"]),
-        "+2.0",
+        "+2.0 %",
         fmt.megabytes(costs.peak_bytes(arm, "eval")),
         fmt.megabytes(held["process_peak_bytes"]),
     ]

@@ -120,6 +120,11 @@ def test_a_table_explains_the_columns_and_verdicts_that_it_has(read):
     assert set(verdicts) == {c.verdict for c in read.comparisons.values()} - {"no conclusion"}
 
 
+def test_one_quantity_has_one_name_in_all_tables(read):
+    peak, error = (next(c for c in shown(read, "memory") if c.title == title) for title in ("peak MB", "pred. error"))
+    assert {"main", "memory"} <= {*peak.tables.split()} & {*error.tables.split()}
+
+
 def test_targets_are_named_only_where_they_vary(study):
     assert "all_linear" not in printed(build([study])).split("Tested one-sided")[1]
     write_run(study, "lora", 8, targets__name="qv")
