@@ -76,7 +76,6 @@ ABOUT = {
     "difference_low": "of its 90 % interval",
     "difference_high": "of its 90 % interval",
     "verdict": "same, worse, better … than full fine-tuning",
-    "conclusive": "whether its family names an answer, or shows the largest arm to be worse",
     "comparable": "false: differs from the reference in more than the arm",
     "flags": "what speaks against the arm, separated by semicolons",
     "detectable": "one-sided at 5 %, divided by the number of families",

@@ -77,7 +77,7 @@ def test_a_largest_rank_that_is_neither_enough_nor_worse_is_no_conclusion_in_jso
     report = build([tmp_path])
     assert "even" not in report.headline.title and "rank 8 may be more than 2 points" in report.headline.title
     assert report.document()["sufficiency"][0]["conclusive"] is False
-    assert [row["conclusive"] for row in csv.DictReader(io.StringIO(report.to_csv()))] == ["False", ""]
+    assert "conclusive" not in report.to_csv().splitlines()[0]  # it is the family's, no arm's
 
 
 def test_no_rank_is_enough_when_the_largest_fails(tmp_path):

@@ -282,7 +282,6 @@ def _costs() -> list[Column]:
 def _numbers(report: Report) -> list[Column]:
     """Every comparison in numbers."""
     metric, steps = report.metric, report.steps
-    conclusive = {id(step.arm): family.conclusive for family in report.families for step in family.steps}
 
     def of(get: Callable[[Comparison], Any]) -> Callable[[Arm], Any]:
         return lambda arm: get(comparison) if (comparison := report.comparison(arm)) else None
@@ -311,7 +310,6 @@ def _numbers(report: Report) -> list[Column]:
         *(Column(f"difference_{key}", "", boot(key)) for key in ("se", "low", "high")),
         Column("", "90 % interval", of(span), tables="numbers"),
         Column("verdict", "verdict", lambda arm: report.verdict(arm) or None, tables="numbers", mark=because),
-        Column("conclusive", "", lambda arm: conclusive.get(id(arm))),
         Column("", "sequence from the largest down", sequence, tables="numbers"),
         Column(
             "detectable", "detectable at 80 % power", of(lambda c: c.detectable(report.level)), metric.width, "numbers"
