@@ -4,12 +4,10 @@
 # mypy: disable-error-code="attr-defined,name-defined"
 
 import hashlib
-import io
 import os
 import tempfile
 from typing import Any
 
-import pandas as pd
 import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
@@ -18,8 +16,10 @@ from rankwise.dashboards import panels
 from rankwise.dashboards.place import Place
 from rankwise.metrics import named
 from rankwise.report import svg
+from rankwise.report.columns import columns
 from rankwise.report.report import Report
 from rankwise.tracking.fields import RESULT
+from rankwise.tracking.record import finite
 from rankwise.tracking.remote import ANSWER_S, asking
 
 _REWRITTEN = "Made by `rankwise dashboard`, which rewrites this page when it is run again: clone it to keep changes."
@@ -69,10 +69,11 @@ def _report_run(place: Place, findings: Report) -> None:
 
     key = _key(place)
     settings = wandb.Settings(console="off", silent=True, symlink=False, disable_git=True, x_disable_meta=True)
-    arms = pd.read_csv(io.StringIO(findings.to_csv())).astype(object)
+    fields = {part.key: part for column in columns(findings) for part in column.raw}
+    arms = [[part.get(arm) for part in fields.values()] for arm in findings.arms]
     shown: dict[str, Any] = {
         panels.PAGE: wandb.Html(page.html(findings), inject=False),
-        panels.ARMS: wandb.Table(columns=[*arms], data=arms.where(arms.notna(), None).values.tolist()),
+        panels.ARMS: wandb.Table([*fields], finite(arms)),
     }
     if figure := plots.score_by_rank(findings):
         shown[panels.FIGURE] = wandb.Html('<meta charset="utf-8">' + svg.alone(figure.image), inject=False)
