@@ -72,6 +72,7 @@ ABOUT = {
     "total_s": "seconds of the whole run, attempts that were cut included",
     "flops_per_token": "padding counts as tokens",
     "tokens_per_s": "of training, without padding",
+    "n": "runs that are scored",
     "difference_se": "standard error of the difference",
     "difference_low": "of its 90 % interval",
     "difference_high": "of its 90 % interval",
@@ -79,8 +80,18 @@ ABOUT = {
     "comparable": "false: differs from the reference in more than the arm",
     "flags": "what speaks against the arm, separated by semicolons",
     "detectable": "one-sided at 5 %, divided by the number of families",
-    "forgetting": "what was unlearned; positive: forgot",
+    "forgetting": "positive where it forgot",
     "forgetting_measure": "loss (nats per token), probe (accuracy)",
+}
+
+# What a part of a score is, by the end of its name.
+PARTS = {
+    "mean": "mean over runs",
+    "median": "median over runs, with task.protocol=paper alone",
+    "se": "standard error",
+    "low": "of its 95 % interval",
+    "high": "of its 95 % interval",
+    "interval": "what its interval is over: items, seeds, both, none",
 }
 
 
@@ -116,7 +127,9 @@ def page() -> str:
         "What is `detectable` is so at the one-sided `level` of a `sufficiency`, which is `conclusive` where it names "
         "an answer or shows the largest arm to be worse. `answers` are those "
         "of `rankwise find`, as it wrote them. An arm's `memory` is that of the run whose peak is the median. "
-        "`arms` have\n",
+        "Of `scores` and `forgetting`, `low` and `high` end a 95 % interval, `kind` is what that is over (items, "
+        "seeds, both, none), and `n` counts runs, where the `n` of a record's score counts test items; a `comparison` "
+        "has the interval at its `level`. `arms` have\n",
         table(("key", "type"), [(f"arms[].{key}", kind) for key, kind in json_rows(arm)]),
         "and beside them stand\n",
         table(("key", "type"), json_rows(outside)),
@@ -224,7 +237,8 @@ def csv_rows(report: Report) -> list[tuple[str, str, str]]:
         for part in column.raw:
             tables = ", ".join(column.tables.replace("wide", "main").split())
             header = column.header.replace("\N{NO-BREAK SPACE}", " ")
-            rows.append((part.key, ": ".join(filter(None, [header, ABOUT.get(column.key)])), tables))
+            about = [ABOUT.get(column.key), PARTS[part.key.rpartition("_")[2]] if column.interval else ""]
+            rows.append((part.key, ": ".join(filter(None, [header, ", ".join(filter(None, about))])), tables))
     return rows
 
 
