@@ -52,10 +52,15 @@ def test_the_line_has_the_task_s_metric_and_those_of_generated_text_in_sensible_
     )
     score = {"value": value, "se": se, "n": 10}
     test = {metric: score, "f1": score, "bleu": {"value": 0.25, "se": 0.01, "n": 10}}  # METEOR is absent
-    record = Record({"status": "finished"}, {}, metrics={"test": test}, compute={"seconds": {"train_s": 1.4}})
+    record = Record({"status": "finished"}, {}, metrics={"test": test}, compute={"seconds": {}})
     line = describe(record, config)
-    assert said in line and "test bleu 25.0 ± 2.0 %" in line and line.endswith("1 s of training")
+    assert said in line and "test bleu 25.0 ± 2.0 %" in line
     assert "f1" not in line and "meteor" not in line
+    for seconds, end in (({"train_s": 0.04}, ", 0.04 s of training"), ({"train_s": 10800}, ", 3 h 00 min of training")):
+        record.compute["seconds"] = seconds
+        assert describe(record, config).endswith(end)
+    record.compute["seconds"] = {"test_s": 1.0}
+    assert "of training" not in describe(record, config), "few_shot trains nothing"
 
 
 def test_an_output_folder_that_cannot_be_is_one_line_and_a_file_of_ours_that_is_missing_is_a_bug(

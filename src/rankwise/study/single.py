@@ -1,6 +1,5 @@
 """One run in this process, with its progress and a summary."""
 
-import math
 import signal
 import sys
 from typing import Any
@@ -10,8 +9,8 @@ from rankwise.check import check_here
 from rankwise.config import Config
 from rankwise.errors import tell
 from rankwise.identity import folder
+from rankwise.report.arms import over_runs
 from rankwise.run import run
-from rankwise.statistics import interval
 from rankwise.study import outdated
 from rankwise.study.progress import Display
 from rankwise.tasks.data import check_files, fetch_all
@@ -45,15 +44,17 @@ def describe(record: records.Record, config: Config) -> str:
         return "running in another process"
     test = record.metrics.get("test", {})
     asked = [name for name in (config.task.metric, *config.task.generation.metrics) if name in test]
-    parts = [f"test {name} {_score(metrics.named(name), test[name])}" for name in asked]
+    parts = [f"test {name} {_score(record, name, test[name])}" for name in asked]
     if not methods.of(config.method).is_baseline:
         parts.append(f"{record.params['trainable']:,} of {record.params['total']:,} parameters trained")
-    return ", ".join([*parts, f"{record.compute['seconds'].get('train_s', 0):.0f} s of training"])
+    if (train_s := record.compute["seconds"].get("train_s")) is not None:
+        parts.append(f"{metrics.duration(train_s)} of training")
+    return ", ".join(parts)
 
 
-def _score(metric: metrics.Metric, score: dict[str, Any]) -> str:
+def _score(record: records.Record, name: str, score: dict[str, Any]) -> str:
     """``81.2 ± 1.7 % (95 % over test items)``, as a report has it."""
-    value, *known = (math.nan if score.get(key) is None else score[key] for key in ("value", "se"))
-    n, clusters = score.get("n"), score.get("clusters")
-    over = interval([value], known, within=metric.range, items=n, clusters=clusters)
-    return f"{metric.interval(over)}{' %' * metric.percent}{' (95 % over test items)' * (over.kind == 'items')}"
+    metric = metrics.named(name)
+    over = over_runs([(record, score)], within=metric.range)
+    known = " (95 % over test items)" if over and over.kind == "items" else ""
+    return f"{metric.interval(over)}{' %' * metric.percent}{known}"
