@@ -9,7 +9,7 @@ from rankwise.find.evidence import arm_of
 from rankwise.find.power import LIKELY, need
 from rankwise.find.question import LOOKS, Question
 from rankwise.find.rates import Tuned
-from rankwise.find.rule import ENOUGH, HOPELESS, OPEN, UNDECIDED, WORSE, Evidence, chance
+from rankwise.find.rule import ENOUGH, HOPELESS, OPEN, UNDECIDED, WORSE, Evidence, Rule, chance
 from rankwise.find.story import Findings
 from rankwise.identity import run_id
 from rankwise.metrics import duration
@@ -132,7 +132,7 @@ def _advice(findings: Findings, rank: int, seen: Evidence, again: str) -> str:
     seeds = seeds or max(chances, key=lambda k: chances[k], default=0)
     is_likely = chances.get(seeds, 0.0) >= _WORTH
     if not is_likely and not (seeds and findings.stopped):
-        return f"Next to try: {_larger(findings, seen)}. {_spent(findings)}"
+        return f"Next to try: {_larger(findings, rank, seen)}. {_spent(findings)}"
     more, runs = 2 * (seeds - seen.seeds), question.budget.runs
     cost_s = findings.runs.cost_s([question.method] * more)
     budget = str(runs + more) if runs else f"{math.ceil((findings.runs.seconds + cost_s) / 60)}m"
@@ -141,15 +141,16 @@ def _advice(findings: Findings, rank: int, seen: Evidence, again: str) -> str:
         return f"To confirm it: {go_on}; next to try: {_beyond(question)}. {_spent(findings)}"
     seeds_more = f"{plural(seeds - seen.seeds, 'more seed')} (about {duration(cost_s)})"
     shown = f"{seeds_more} would show it to be enough with {100 * chances[seeds]:.0f} % chance: {go_on}."
-    return shown if is_likely else f"Next to try: {_larger(findings, seen)}. {shown} {_spent(findings)}"
+    return shown if is_likely else f"Next to try: {_larger(findings, rank, seen)}. {shown} {_spent(findings)}"
 
 
-def _larger(findings: Findings, seen: Evidence) -> str:
-    """What a new study needs to decide it, should the difference stay as it is."""
+def _larger(findings: Findings, rank: int, seen: Evidence) -> str:
+    """What a new study needs to name the rank from the same guess, should the difference stay as it is."""
+    assert findings.rule is not None
     question = findings.question
-    known = seen.with_size(1)
+    rule = Rule.of(question.ranks, findings.rule.guess, question.margin, LOOKS)
     rows = at(findings.arms[None][0], f"metrics.test.{question.metric.name}.n") if findings.arms.get(None) else None
-    more = need(known, int(rows), question.margin, LOOKS[-1]).rows if rows else None
+    more = need(rule, rank, seen.with_size(1), int(rows)).rows if rows else None
     if rows and more and more > rows:
         return f"{more:,} test rows in place of {rows:,} (task.n_test) and --seeds {LOOKS[-1]}, or a larger margin"
     return f"--seeds {LOOKS[-1]}, or a larger margin" if question.looks[-1] < LOOKS[-1] else "a larger margin"
@@ -164,7 +165,7 @@ def _none(findings: Findings) -> str:
     wrong = next(iter(findings.faults.get(largest, [])), "")
     if wrong:
         return f"{start}, but it is at fault itself ({wrong}). {_spent(findings)}"
-    more = f"{_larger(findings, seen)}, or " * (not _is_plain(question, seen))
+    more = f"{_larger(findings, largest, seen)}, or " * (not _is_plain(question, seen))
     return f"{start}. Next to try: {more}{_beyond(question)}. {_spent(findings)}"
 
 

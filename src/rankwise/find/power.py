@@ -79,17 +79,20 @@ def _pooled(pairs: Sequence[Evidence]) -> Evidence:
 
 def needs(spread: Spreads, margin: float) -> list[Need]:
     """For a rank that is as good as the reference, and for one that is worse by half the margin."""
-    known = {gain: replace(spread.known, gain=gain) for gain in (0.0, -margin / 2)}
-    return [need(known[gain], spread.rows, margin, seeds) for gain in known for seeds in LOOKS[1:]]
+    known = [replace(spread.known, gain=gain) for gain in (0.0, -margin / 2)]
+    rules = [Rule.of((1, 2), 1, margin, LOOKS[:looks]) for looks in range(2, len(LOOKS) + 1)]  # a guess's usual level
+    return [need(rule, 1, seen, spread.rows) for seen in known for rule in rules]
 
 
-def need(known: Evidence, rows: int, margin: float, seeds: int) -> Need:
-    """Of a rank whose true gain and spreads are those of ``known``, which is of one seed on ``rows`` test rows."""
-    # Of two ranks the guess has its usual level. An earlier look may name it, too, so that the chance is a lower bound.
-    rule = Rule.of((1, 2), 1, margin, LOOKS[: LOOKS.index(seeds) + 1])
+def need(rule: Rule, rank: int, known: Evidence, rows: int) -> Need:
+    """Of a rank whose true gain and spreads are those of ``known``, which is of one seed on ``rows`` test rows.
+
+    An earlier look than the rule's last may name it, too, so that the chance is a lower bound.
+    """
+    seeds = rule.looks[-1]
 
     def chance(items: float) -> float:
-        return power(rule, 1, known, seeds, items)
+        return power(rule, rank, known, seeds, items)
 
     low, high = 1 / rows, _MOST
     if chance(high) < LIKELY:
