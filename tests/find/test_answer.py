@@ -105,18 +105,22 @@ def test_what_the_budget_left_open_says_what_would_decide_it(findings):
         needs = open_rank if begun else "the budget ends before rank 8 is begun. 10 runs"
         assert told["sentence"].startswith(f"Not decided within 5 min: {needs}")
     looks = {rank: seen(-0.05, 2) for rank in (4, 8)}
-    begun = findings(looks, budget=Budget(runs=8), stopped="budget")
-    for run in begun.arms[8]:
-        run.metrics |= {"curve": curve(FLAT), "validation": {"matthews": {"value": 0.5, "se": 0.1}}, "best_step": 20}
-        run.metrics["curve"][-1] |= {"val/matthews": 0.0, "val/matthews_se": 0.0}
-    told = answer(begun, "rankwise find task=x")
+    told = answer(findings(looks, budget=Budget(runs=8), stopped="budget"), "rankwise find task=x")
     far = "rank 8 is 5.0 points worse [4.3, 5.7] at 90 %, plainly beyond the margin of 2 points"
     assert told["sentence"].startswith(
         f"Not decided within 8 runs: {far}. To confirm it: rankwise find task=x --budget 10; next to try: "
         "targets=all_linear. 10 runs"
     )
-    notes = "\n".join(told["notes"])
-    assert "\nRank 8: 1/1 collapsed: the last validation is no better than one answer to every text, " in notes
+
+
+def test_of_a_rank_with_a_run_that_collapsed_no_note_says_that_none_did(findings):
+    found = findings({4: seen(-0.003, 2, 3)})
+    for run in found.arms[4]:
+        run.metrics |= {"curve": curve(FLAT), "validation": {"matthews": {"value": 0.5, "se": 0.1}}, "best_step": 20}
+        run.metrics["curve"][-1] |= {"val/matthews": 0.0, "val/matthews_se": 0.0}
+    notes = "\n".join(answer(found)["notes"])
+    assert "\nRank 4: 1/1 collapsed: the last validation is no better than one answer to every text, " in notes
+    assert "without a collapse" not in notes
 
 
 @pytest.mark.parametrize(

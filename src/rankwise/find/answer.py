@@ -254,8 +254,9 @@ def _notes(findings: Findings) -> list[str]:
         limit = f"its {side} limit at {level}, {_by_score(question, low)}"
         judged = f"Rank {rank} was judged after {seen.seeds} seeds by {limit}"
         rare = f"that up to {100 * (1 - 0.05 ** (1 / seen.seeds)):.0f} % of seeds collapse"
-        left = f"{seen.seeds} seeds without a collapse leave open, at 95 %, {rare}"
-        notes.append(f"{judged}; the table's 90 % leave 5 % on either side. {left}.")
+        left = f" {seen.seeds} seeds without a collapse leave open, at 95 %, {rare}."
+        left *= not collapse(findings.arms[rank])
+        notes.append(f"{judged}; the table's 90 % leave 5 % on either side.{left}")
     if findings.looks:
         notes.append(
             "The report's own intervals of these gains are wider as a rule: what test items do differently from seed "
