@@ -202,6 +202,15 @@ def test_spreads_of_seeds_and_items_are_told_apart(tmp_path):
     assert found.luck < 0.004  # no seed was better than another
 
 
+@pytest.mark.parametrize(("method", "rank", "diverged"), [("head", None, False), ("lora", 64, True)])
+def test_spreads_are_those_of_ranks_that_are_not_at_fault(tmp_path, method, rank, diverged):
+    write_study(tmp_path, {8: 0.81})
+    alone = spreads(tmp_path)
+    for seed in range(4):
+        write_run(tmp_path, method, rank, test=0.5, seed=seed, diverged=diverged)
+    assert spreads(tmp_path) == alone
+
+
 def test_more_seeds_need_fewer_rows_and_a_loss_needs_more_of_both():
     found = {(need.gain, need.seeds): need for need in needs(made(Evidence(1, 0.0, 0.006, 0.004, 0.004)), 0.02)}
     equal, half = ([found[gain, seeds] for seeds in (3, 5, 8)] for gain in (0.0, -0.01))

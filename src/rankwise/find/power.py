@@ -13,6 +13,7 @@ from rankwise.find.evidence import gather
 from rankwise.find.question import LOOKS
 from rankwise.find.rule import Evidence, Rule, power
 from rankwise.metrics import Metric
+from rankwise.report.arms import Arm
 from rankwise.report.report import build
 
 LIKELY = 0.8  # a chance that is worth the runs
@@ -47,24 +48,27 @@ class Need:
 
 
 def spreads(study: Path) -> Spreads:
-    """Of all arms against full fine-tuning, or where that is missing against the arm with the most runs.
+    """Of all ranks not at fault against full fine-tuning, or where that is missing against the one with the most runs;
+    of other arms where there are none.
 
     Raises Refused without two arms that share two seeds.
     """
     report = build([study])
     arms = [arm for arm in report.arms if arm.comparable and arm.runs and not arm.is_baseline]
-    reference = report.reference or max(arms, key=lambda arm: len(arm.runs), default=None)
-    gathered = []
-    for arm in arms:
-        pairs = list(by_replicate([arm.runs, reference.runs]).values()) if reference else []
-        if arm is not reference and len(pairs) > 1:
-            mine, theirs = zip(*pairs, strict=True)
-            gathered.append(gather(mine, theirs, report.metric))
-    if not gathered or reference is None:
+    reference = report.reference or max(arms, key=lambda arm: (_is_fit(arm), len(arm.runs)), default=None)
+    others = [arm for arm in arms if arm is not reference]
+    paired = [arm for arm in others if reference and len(by_replicate([arm.runs, reference.runs])) > 1]
+    if not paired or reference is None:
         raise Refused(f"{study}: no two arms that share two seeds; --power needs a study with them, or one of find")
+    paired = [*filter(_is_fit, paired)] or paired
+    gathered = [gather(arm.runs, reference.runs, report.metric) for arm in paired]
     score = reference.runs[0].metrics["test"][report.metric.name]
-    faults = tuple(dict.fromkeys(f"{arm.called}: {arm.unfit}" for arm in arms if arm.unfit))
+    faults = tuple(dict.fromkeys(f"{arm.called}: {arm.unfit}" for arm in (*paired, reference) if arm.unfit))
     return Spreads(_pooled(gathered), int(score["n"]), report.metric, report.margin, faults)
+
+
+def _is_fit(arm: Arm) -> bool:
+    return bool(arm.rank_had) and arm.may_pass
 
 
 def _pooled(pairs: Sequence[Evidence]) -> Evidence:
