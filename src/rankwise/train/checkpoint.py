@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.plugins import TorchCheckpointIO
 
 from rankwise.identity import canonical
 from rankwise.measure.clock import Clock
@@ -22,6 +23,18 @@ from rankwise.train.ranks import ALONE, Ranks
 
 SHARE = 0.01  # of the time that training takes, at most, is spent on checkpoints
 _SECONDS, _BYTES_PER_S = 0.05, 2e8  # what the first is taken to cost: before it nobody knows
+
+
+class InPlace(TorchCheckpointIO):
+    """Writes where it is told: Lightning's makes the whole file in memory, and then in the temporary folder."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with open(path, "wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # of torch's, when the disk has said what is wrong
+                raise error.__context__ or error from None
+            os.fsync(file.fileno())
 
 
 class Checkpoints(pl.Callback):
@@ -84,8 +97,6 @@ class Checkpoints(pl.Callback):
         trainer.save_checkpoint(new)
         if not self.ranks.is_first:
             return
-        with new.open("rb") as file:
-            os.fsync(file.fileno())
         if last.exists():
             last.replace(earlier)
         new.replace(last)

@@ -26,7 +26,7 @@ from rankwise.tasks.scores import Score
 from rankwise.tracking.fields import setup
 from rankwise.tracking.record import Record
 from rankwise.train.budget import Budget
-from rankwise.train.checkpoint import Checkpoints
+from rankwise.train.checkpoint import Checkpoints, InPlace
 from rankwise.train.module import FineTuner
 from rankwise.train.probe import Probe
 from rankwise.train.ranks import Ranks
@@ -170,8 +170,9 @@ def _trainer(
     # Filling every new tensor costs a few percent and matters only to code that reads what was never written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     settings = numerics.lightning | ranks.strategy()
+    settings["plugins"] = [*settings.get("plugins", []), InPlace()]
     if settings["precision"] == "bf16-true":
-        settings |= {"precision": None, "plugins": [*settings.get("plugins", []), _LabelsKept("bf16-true")]}
+        settings |= {"precision": None, "plugins": [*settings["plugins"], _LabelsKept("bf16-true")]}
     return pl.Trainer(
         **settings,
         **{key: value for key in DEBUGGING if (value := getattr(config.trainer, key)) is not None},
