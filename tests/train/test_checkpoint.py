@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import resource
 import signal
 import tempfile
 from collections.abc import Callable
@@ -18,12 +19,13 @@ from torch import nn
 from zygote import until
 
 from rankwise.config import Config, plain
+from rankwise.errors import Refused
 from rankwise.identity import folder
 from rankwise.measure.clock import Clock
 from rankwise.methods import DECLARED
 from rankwise.paths import UNFINISHED
 from rankwise.run import run
-from rankwise.tracking.record import Record, read
+from rankwise.tracking.record import FAILED, Record, read
 from rankwise.train import checkpoint
 from rankwise.train.watch import Watch
 
@@ -249,6 +251,25 @@ def test_a_run_that_failed_leaves_no_checkpoint(tiny, monkeypatch):
     with pytest.raises(ValueError, match="on purpose"):
         run(longer(tiny))
     assert not [path for path in folder(longer(tiny)).iterdir() if path.name in UNFINISHED]
+
+
+def test_a_run_that_a_full_disk_ends_goes_on_from_its_last_checkpoint(tiny):
+    config, limits = longer(tiny, method="full"), resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(step: int) -> None:
+        if step == 25:
+            size = (folder(config) / "checkpoint.ckpt").stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+
+    try:
+        with pytest.raises(Refused, match="File too large; make room there"):
+            run(config, lambda step, *_: fill(step))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert read(folder(config)).status == FAILED and not list(folder(config).glob("*.partial"))
+    steps: list[int] = []
+    record = run(config, lambda step, *_: steps.append(step))
+    assert steps[0] == 21 and record.run["attempts"] == 2
 
 
 def test_checkpoints_take_a_hundredth_of_the_time_that_training_takes(tiny, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from rankwise.identity import canonical
+from rankwise.machine import is_no_room
 from rankwise.measure.clock import Clock
 from rankwise.paths import CHECKPOINTS, UNFINISHED
 from rankwise.tracking.journal import Journal
@@ -128,8 +129,11 @@ class Checkpoints(pl.Callback):
 
 
 def clear(folder: Path, exception: BaseException) -> None:
-    """Remove what a run cannot go on from: it goes on if it was stopped or killed, and starts anew if it failed."""
-    cut = isinstance(exception, KeyboardInterrupt | SystemExit | ChildProcessError)
-    if not (cut and any((folder / name).exists() for name in CHECKPOINTS)):
-        for name in UNFINISHED:
+    """Remove what a run cannot go on from: it goes on if it was stopped, killed or left without room on the disk, and
+    starts anew if it failed.
+    """
+    cut = isinstance(exception, KeyboardInterrupt | SystemExit | ChildProcessError) or is_no_room(exception)
+    kept = cut and any((folder / name).exists() for name in CHECKPOINTS)
+    for name in UNFINISHED:
+        if not kept or name.endswith(".partial"):
             (folder / name).unlink(missing_ok=True)
