@@ -84,7 +84,7 @@ def test_a_rank_that_is_enough_is_named_with_its_error_and_what_it_saves(finding
     question = replace(found.question, tuned=True)
     tuned = answer(replace(found, question=question, rates=Rates(question, Tuned(1e-4, 4), Tuned(2e-3, 4, 1))))
     assert "the grid would have taken 32 runs, 16 min." in tuned["sentence"]
-    assert any(note.endswith("tuning, × (3 seeds + 5 learning rates).") for note in tuned["notes"])
+    assert "(3 seeds + 5 learning rates). Learning rate of the method: 2e-3, the best of" in " ".join(tuned["notes"])
     short = answer(findings({4: seen(-0.003, 2, 3)}, faults={4: ["under-trained: validation loss still falls"]}))
     assert short["sentence"].startswith("Rank 4 is enough at this budget: within 2 points of full fine-tuning (−0.3, ")
 

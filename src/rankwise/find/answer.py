@@ -16,7 +16,7 @@ from rankwise.metrics import duration
 from rankwise.report.arms import UNDER_TRAINED
 from rankwise.report.costs import beside, peak_bytes
 from rankwise.report.flags import collapse
-from rankwise.report.formats import out_of, percent
+from rankwise.report.formats import out_of, percent, rate
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED
 
@@ -273,7 +273,7 @@ def _notes(findings: Findings) -> list[str]:
     sides |= {f"rank {rank}": tuned for rank, tuned in rates.own.items()} if rates else {}
     for name, tuned in sides.items():
         edge, of = ", at the edge of what was tried" * tuned.at_edge, out_of(tuned.tried, tuned.beyond)
-        notes.append(f"Learning rate of {name}: {tuned.lr:g}, the best of {of} on validation{edge}.")
+        notes.append(f"Learning rate of {name}: {rate(tuned.lr)}, the best of {of} on validation{edge}.")
     notes += [f"Rank {rank}: {wrong}." for rank, faults in findings.faults.items() for wrong in faults]
     for r, runs in findings.arms.items():
         notes += [f"{f'Rank {r}' if r else 'The reference'}: {what}." for what in collapse(runs)]
