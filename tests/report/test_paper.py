@@ -267,6 +267,7 @@ def test_tuning_is_told_by_arm_and_number_of_steps_and_a_rate_that_diverged_is_t
     folder = tmp_path / "rounds"
     write_study(folder, {8: 0.82}, range(2))
     write_run(folder, "lora", 8, lr=1e-3, targets__name="qv")
+    write_run(folder, "probe", None, lr=0.0)
     rounds = [  # targets, epochs, the objective of each rate
         ("all_linear", 1.0, {2e-3: 0.60, 6e-3: 0.72, 2e-2: None}),
         ("all_linear", 3.0, {2e-3: 0.82}),
@@ -295,9 +296,12 @@ def test_tuning_is_told_by_arm_and_number_of_steps_and_a_rate_that_diverged_is_t
         "lora r=8 all_linear": [said.format("2e-3 … 2e-2")],
         "lora r=8 qv": [said.format("1e-3 … 2e-3")],
         "full": [],
+        "probe": [],
     }
-    trials = {arm["label"]: [trial["lr"] for trial in arm["trials"]] for arm in report.document()["arms"]}
-    assert (trials["lora r=8 qv"], trials["lora r=8 all_linear"]) == ([1e-3, 2e-3], [2e-3, 6e-3, 2e-2, 2e-3])
+    trials = {arm["label"]: [(t["lr"], t["length"]) for t in arm["trials"]] for arm in report.document()["arms"]}
+    assert trials["lora r=8 qv"] == [(1e-3, "1 epoch"), (2e-3, "1 epoch")]
+    short = [(lr, "1 epoch") for lr in (2e-3, 6e-3, 2e-2)]
+    assert trials["lora r=8 all_linear"] == [*short, (2e-3, "3 epochs")] and trials["probe"] == []
     monkeypatch.setattr(plots, "plot", lambda figure, *_, **__: figure)
     (ax,) = plots.rates(report).axes
     lines = {line.get_label(): line.get_ydata() for line in ax.lines if not line.get_label().startswith("_")}

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rankwise.errors import Refused
-from rankwise.report import costs
+from rankwise.report import costs, tuning
 from rankwise.report.arms import Arm
 from rankwise.report.columns import KEYS, chosen, columns, rank_fraction
 from rankwise.report.forgetting import forgotten
@@ -106,7 +106,12 @@ def _arm(report: Report, arm: Arm) -> dict[str, Any]:
         "differs": {key: {"here": here, "reference": there} for key, (here, there) in arm.differs.items()},
         "same_as_full": _SAME.get(report.verdict(arm)) if report.short == "full" else None,
         "comparison": compared,
-        "trials": [asdict(trial) for part in arm.rounds for trial in part.trials],
+        "trials": [
+            asdict(trial) | {"length": tuning.length(part)}
+            for part in arm.rounds
+            for trial in part.trials
+            if not arm.is_baseline
+        ],
         "unscored": [{"name": run.run.get("name"), "status": run.status} for run in arm.unscored],
     }
 
