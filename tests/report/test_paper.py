@@ -124,6 +124,15 @@ def test_a_study_that_did_not_finish_is_told_by_its_configs(tmp_path):
     assert not any(note.startswith("Compared by") for note in notes)
 
 
+@pytest.mark.parametrize(("rows", "said"), [((3, 3), "3"), ((3, 2), "2 to 3"), ((0, 0), "at most 5")])
+def test_the_checkpoint_is_the_best_of_the_validations_that_there_were(tmp_path, rows, said):
+    for seed, n in enumerate(rows):  # fewer steps, or stopped early; W&B may have no curve
+        record = write_run(tmp_path, seed=seed, trainer__validations=5)
+        record.metrics["curve"] = record.metrics["curve"][:n]
+        record.write()
+    assert f"chosen on validation data as the best of {said} by val/accuracy." in build([tmp_path]).to_methods()
+
+
 @pytest.mark.parametrize("methods", [("probe", "tfidf"), ("few_shot",)])
 def test_baselines_alone_have_no_budget_of_steps_and_no_checkpoint(tmp_path, methods):
     for method in methods:

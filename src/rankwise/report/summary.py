@@ -309,8 +309,10 @@ def budget(arms: list[Arm], arm: Arm) -> list[str]:
             f"{said}. Protocol “paper”: the checkpoint is chosen on the very test rows that are reported, as in many "
             "papers. Scores are medians over seeds, and optimistic; differences and verdicts are of means."
         ]
-    validations, objective = trainer.get("validations"), config.get("objective")
-    by = f" as the best of {validations} by {objective}" if validations and objective else ""
+    curves = (at(run, "metrics.curve") for one in arms if one.comparable for run in one.runs)
+    counts, asked = [len(curve) for curve in curves if curve], trainer.get("validations")
+    best_of = span(counts) if counts else f"at most {asked}" if asked else ""
+    by = f" as the best of {best_of} by {config.get('objective')}" if best_of and config.get("objective") else ""
     return [f"{said}; the checkpoint is chosen on validation data{by}."]
 
 
