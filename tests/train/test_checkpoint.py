@@ -25,7 +25,7 @@ from rankwise.measure.clock import Clock
 from rankwise.methods import DECLARED
 from rankwise.paths import UNFINISHED
 from rankwise.run import run
-from rankwise.tracking.record import FAILED, Record, read
+from rankwise.tracking.record import FAILED, RUNNING, Record, read
 from rankwise.train import checkpoint
 from rankwise.train.watch import Watch
 
@@ -185,6 +185,19 @@ def test_a_rerun_that_is_stopped_leaves_the_result_and_goes_on(tiny, tmp_path, m
     assert steps[0] == 21 and record.run["attempts"] == 3 and not (record.folder / "earlier").exists()
     assert 1000 < record.compute["seconds"]["train_s"] < record.compute["seconds"]["total_s"]
     assert_same(record, whole)
+
+
+@pytest.mark.parametrize(("said_s", "before_s"), [(None, 1000), (5000, 5000)])
+def test_of_a_killed_run_that_was_copied_the_time_up_to_its_checkpoint_counts(tiny, said_s, before_s):
+    cut(longer(tiny), 25)
+    record, file = read(folder(longer(tiny))), folder(longer(tiny)) / "checkpoint.ckpt"
+    record.run["status"], record.compute = RUNNING, {"seconds": {"total_s": said_s}} if said_s else {}
+    record.write()
+    state = torch.load(file, weights_only=True)
+    state["callbacks"]["Checkpoints"]["total_s"] = 1000.0
+    torch.save(state, file)
+    os.utime(record.folder / "metrics.jsonl", (2e9, 2e9))
+    assert before_s < run(longer(tiny)).compute["seconds"]["total_s"] < before_s + 1000
 
 
 class Bomb:

@@ -95,19 +95,10 @@ def begin(config: Config, earlier: Record | None) -> Record:
         "pid": os.getpid(),
         "host": socket.gethostname(),
     }
-    compute: Compute = {"seconds": {"total_s": _spent_s(earlier)}} if earlier and earlier.status != FINISHED else {}
+    compute: Compute = {}
+    if earlier and earlier.status != FINISHED:  # of one that was killed its checkpoint tells more
+        compute["seconds"] = {"total_s": earlier.compute.get("seconds", {}).get("total_s") or 0.0}
     return Record(run, plain(config), compute=compute, folder=folder(config))
-
-
-def _spent_s(earlier: Record) -> float:
-    """What the attempts up to one that did not end have taken; of one that was killed, up to the last row it wrote."""
-    seconds = earlier.compute.get("seconds", {})
-    spent, rows = seconds.get("total_s") or 0.0, earlier.folder / "metrics.jsonl"
-    if len(seconds) > 1 or not rows.exists():  # it said itself how long it took
-        return spent
-    with contextlib.suppress(KeyError, ValueError):  # of a record that somebody else has written
-        spent += max(0.0, rows.stat().st_mtime - datetime.fromisoformat(earlier.run["started"]).timestamp())
-    return spent
 
 
 def write_atomically(path: Path, text: str | Iterable[str]) -> None:

@@ -119,9 +119,8 @@ class Checkpoints(pl.Callback):
         self.random = state["random"][self.ranks.rank]
         for phase, seconds in state["seconds"].items():
             self.clock.add(phase, seconds)
-        if not self.before_s:  # of a rerun that was stopped, whose record is gone
-            self.before_s = state["total_s"]
-            self.clock.add("total", self.before_s)
+        # More than the record says: of a run that was killed, or of a rerun that was stopped, whose record is gone.
+        self.before_s = self.clock.seconds["total"] = max(self.before_s, state["total_s"])
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         if self.ranks.world == 1:  # of several, what failed may be another
