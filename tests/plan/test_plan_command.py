@@ -96,3 +96,11 @@ def test_rows_of_text_that_is_here_are_counted(capsys, tmp_path, monkeypatch):
     assert main(["plan", *asked, "trainer.epochs=1", "trainer.batch_size=8", "--json"]) == 0
     compute = json.loads(capsys.readouterr().out)["runs"][0]["compute"]
     assert compute["steps"] == 15  # of 120 rows, as a fifth is validation and a fifth the test
+
+
+def test_vera_is_planned_at_its_papers_ranks_which_are_above_the_width(capsys, tmp_path, monkeypatch):
+    """Kopiczko et al. 2024, Table 2: 43,008 parameters on RoBERTa base, two vectors in each of 24 matrices."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "model=roberta_base", "method=vera", "method.rank=1024", "--params", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["runs"]
+    assert found["params"]["adapter"] == 24 * (768 + 1024)
