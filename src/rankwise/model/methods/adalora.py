@@ -64,7 +64,10 @@ def restore(model: nn.Module, state: dict[str, Any]) -> None:
 
 
 def penalty(model: nn.Module) -> torch.Tensor | None:
-    """γ times the mean distance of A Aᵀ and Bᵀ B from the identity (equation 4); None for any other method."""
+    """γ times the mean distance of A Aᵀ and Bᵀ B from the identity; None for any other method.
+
+    After equation 4, which squares and adds these; the mean of plain ones is PEFT's.
+    """
     if (config := _config(model)) is None:
         return None
     factors = [(layer.lora_A["default"], layer.lora_B["default"]) for layer in _layers(model).values()]

@@ -16,7 +16,7 @@ from rankwise.model.targets import block_linears, is_last_of_mlp, role, shape
 
 
 class Bottleneck(nn.Module):
-    """x + up(GELU(down(x))), the identity at the start because ``up`` is zero (Houlsby et al. 2019, §2.1).
+    """x + up(GELU(down(x))) (Houlsby et al. 2019, §2.1). ``up`` starts at zero, theirs near it: the identity, exactly.
 
     Layer norms stay frozen, so that it costs 2·d·m + m + d parameters (Hu et al. 2021, §5.1, L_LN = 0).
     """
