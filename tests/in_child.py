@@ -15,12 +15,13 @@ from lightning.pytorch import Callback
 
 from rankwise.cli import main
 from rankwise.config import typed
+from rankwise.find import pilot
 from rankwise.identity import folder
 from rankwise.run import run as rankwise_run
 from rankwise.tracking.fields import objective
 from rankwise.tracking.journal import read_rows
 from rankwise.tracking.mirror import Mirror
-from rankwise.tracking.record import Record, begin, find, read
+from rankwise.tracking.record import Record, begin, find, read, write_atomically
 from rankwise.tracking.remote import Address, missing
 from rankwise.tracking.remote import push as push_records
 from rankwise.tracking.wandb_run import WandbRun, mode_of
@@ -92,6 +93,17 @@ class CutOnce(Callback):
         if trainer.global_step == self.step and last and not told.exists():
             told.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def cut_for_ever(place: str) -> None:
+    """Have the pilot's adapter cut without end; the file ``cutting`` names the process that does, and its parent."""
+    pilot.HEAVY, pilot.curve_of = (), _stand_still
+    pilot._curve_apart(Path(place), [1])
+
+
+def _stand_still(place: Path, ranks: list[int]) -> None:
+    write_atomically(place / "cutting", f"{os.getpid()} {os.getppid()}")
+    signal.pause()
 
 
 def run_without_core(config: dict[str, Any]) -> None:

@@ -8,11 +8,9 @@ import contextlib
 import os
 import signal
 import tempfile
-import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +123,7 @@ def _rank(
 ) -> None:
     """The process of one rank, from its start to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    fork_server.end_with_parent()
     ranks = Ranks(rank, config.trainer.devices)
     os.environ |= {
         Ranks.RANK: f"{rank} {ranks.world}",
@@ -167,11 +165,3 @@ def _rank(
     finally:
         if ranks.is_first:
             tell("found", (mine, clock.seconds))
-
-
-def _end_with_parent() -> None:
-    """A rank whose run is gone, killed, has nobody to tell."""
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)

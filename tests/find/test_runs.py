@@ -1,10 +1,13 @@
 """What is run within a budget, and what is run again at a second start."""
 
 import contextlib
+import signal
 from dataclasses import replace
 
+import psutil
 import pytest
 from tiny_configs import Tiny
+from zygote import until
 
 from rankwise.config import Config, changed, typed
 from rankwise.errors import Refused
@@ -68,3 +71,18 @@ def test_runs_that_are_there_are_read_whatever_is_left_of_the_budget(tiny, tmp_p
         assert [run.status for run in anew([typed(tuning.config)], "learning-rate")] == [FAILED]
         assert len(launched) == 3, settled
         answer_file(free.question).write_text("{}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_cuts_the_pilots_adapter_ends_with_the_command(number, zygote, tmp_path):
+    child = zygote(tmp_path / "child", "cut_for_ever", str(tmp_path))
+    until((tmp_path / "cutting").exists)
+    child.kill(number)
+    assert child.wait() == -number
+    until(lambda: not any(map(is_there, (tmp_path / "cutting").read_text().split())))
+
+
+def is_there(pid: str) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
+    return False

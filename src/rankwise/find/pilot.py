@@ -83,6 +83,7 @@ def _settle() -> None:
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
+    fork_server.end_with_parent()
     torch.set_num_threads(machine.cores())
 
 

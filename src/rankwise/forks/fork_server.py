@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from multiprocessing import forkserver, resource_tracker, util
+from multiprocessing import connection, forkserver, resource_tracker, util
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from types import FrameType
 from typing import Any
@@ -113,6 +113,18 @@ def fork(process: ForkServerProcess) -> bool:
         time.sleep(0.5)  # a server that dies takes no more requests soon, but not at once
         return False
     return True
+
+
+def end_with_parent() -> None:
+    """From now on this fork ends at once when the process that asked for it does, as nobody else waits for it."""
+    threading.Thread(target=_end_with_parent, name="watch-parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _idle() -> None:
