@@ -39,6 +39,13 @@ def test_groups_are_not_named_as_keys_of_the_config_that_a_sweep_may_set(tiny):
     assert not setup(record).keys() & (record.config.keys() | {"experiment", "debug"})
 
 
+def test_the_rank_that_a_budget_gave_is_told(tiny):
+    record = begin(tiny("bert", "lora", method__rank=None, method__budget=4_000), None)
+    assert "rank" not in setup(record)["arm"]
+    record.lora = {"rank": 4}
+    assert (setup(record)["arm"]["rank"], setup(record)["arm"]["budget"]) == (4, 4_000)
+
+
 def test_results_are_flat_and_the_records_own(tiny):
     record = begin(tiny(), None)
     record.params, record.memory = {"trainable": 5}, {"train": {"peak_bytes": 7, "predicted": {"peak_bytes": 8}}}

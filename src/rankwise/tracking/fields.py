@@ -16,6 +16,7 @@ RESULT = "result"  # the stage of a run that is compared
 # = "lora") and drops whatever a run sends under the same name.
 SETUP = {
     "arm.method": "config.method.name",
+    "arm.rank": "lora.rank",  # of the config where it has one: of method.budget it follows
     "arm.targets": "config.targets.name",
     "arm.quant": "config.quant.name",
     "arm.lr": "config.optim.lr",
@@ -92,7 +93,7 @@ def setup(record: Record) -> dict[str, Any]:
     method = {f"arm.{key}": value for key, value in config.pop("method").items() if key != "name"}
     if "arm.alpha" in method:
         method["arm.alpha"] = record.config["method"]["alpha"]  # a number stays one: dashboards sort and plot it
-    values = method | {key: at(record, path) for key, path in SETUP.items()}
+    values = {key: at(record, path) for key, path in SETUP.items()} | method
     values["run.stage"] = values["run.stage"] or RESULT
     if "targets" not in config:
         del values["arm.targets"]
