@@ -73,6 +73,10 @@ def test_it_loads_by_peft_alone(trained, saved_base, other_head, logits, tmp_pat
         run = trained(shape, method, model__path=base, **keys)
         export(run, out := tmp_path / run.name)
         card = (out / "README.md").read_text()
+        sizes = {"ia3": "", "pissa": ", rank 8, scale 1"}.get(method, ", rank 8, scale 2")
+        assert f"- method: {method}{sizes}, targets" in card
+        stored = json.loads((out / "adapter_config.json").read_text()).get("r")
+        assert (stored == 16) == ("plain LoRA of twice that rank" in card) == (method == "pissa")
         assert f"pipeline_tag: text-{'generation' if keys is LANGUAGE else 'classification'}" in card
         name = Path(base).name
         assert (

@@ -71,9 +71,10 @@ def write(folder: Path, run: Run, asset: assets.Asset, kind: str, notes: list[st
     front = {"license": "unknown"} | ({"base_model": asset.hub_id} if asset.hub_id else {})
     front["library_name"] = "peft" if kind == "adapter" else "transformers"
     front["pipeline_tag"] = "text-generation" if writes else "text-classification"
+    lora = [f"{key} {value:g}" for key in ("rank", "scale") if (value := run.record.lora.get(key)) is not None]
     facts = [
         f"base: {alone(asset.source)}, fingerprint {asset.fingerprint}",
-        f"method: {run.config.method.name}, targets {run.config.targets.name}",
+        f"method: {', '.join([run.config.method.name, *lora])}, targets {run.config.targets.name}",
         f"base kept in: {_kept_in(run)}{', constants quantized' if run.config.quant.double else ''}",
         f"data: {alone(data['source'])}, fingerprint {data['fingerprint']}; {data['train']} rows for training, "
         f"{data['validation']} for validation, {data['test']} for test",

@@ -10,8 +10,11 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from rankwise.adapters import card, factors, files, loading
 from rankwise.adapters.runs import Run, base_asset, on_this_machine
 from rankwise.errors import Refused, reason
+from rankwise.methods import starts_from_base
 from rankwise.model.methods.warm_start import ADAPTER_FILE
 from rankwise.tasks import data, scores
+
+_TWICE = "weights: plain LoRA of twice that rank, as training began with a part that was taken out of the base"
 
 
 def export(run: Run, out: Path, repository: str | None = None) -> dict[str, Any]:
@@ -26,7 +29,8 @@ def export(run: Run, out: Path, repository: str | None = None) -> dict[str, Any]
         except ValueError as error:
             raise Refused(f"--push {repository}: {reason(error)}") from None
     loading.check(run)
-    asset, tokenizer, notes, scorer = base_asset(run), loading.load_tokenizer(run), list[str](), None
+    asset, tokenizer, scorer = base_asset(run), loading.load_tokenizer(run), None
+    notes = [_TWICE] * starts_from_base(run.config.method)
     if run.config.task.has_values:  # how a logit becomes a value: by the mean and spread of the training labels
         rows = data.load(run.config.task, on_this_machine(run.config.task), run.config.data_seed)
         scorer = scores.scorer_for(run.config.task, None, rows.train.labels)
@@ -37,7 +41,7 @@ def export(run: Run, out: Path, repository: str | None = None) -> dict[str, Any]
         for name in (ADAPTER_FILE, "adapter_config.json"):
             shutil.copyfile(run.adapter / name, folder / name)
         if lora is not None:
-            notes = factors.write(folder, lora.deltas, lora.config, lora.others)
+            notes += factors.write(folder, lora.deltas, lora.config, lora.others)
         tokenizer.save_pretrained(str(folder))
         card.write(folder, run, asset, "adapter", notes, scorer)
         size, names = files.weight_bytes(folder), sorted(file.name for file in folder.iterdir())
