@@ -186,23 +186,26 @@ def test_the_extra_is_asked_for_in_one_line(study, monkeypatch):
         dashboard.main([str(study.folder)])
 
 
-def findings(*runs: tuple[str, str | None, str | None]) -> Any:
+def findings(*runs: tuple[str, str | None, str | None], tasks: tuple[str, ...] = ()) -> Any:
     """Records of (group, stage, project)."""
     records = [
         SimpleNamespace(
             run={"wandb": {"group": group, "project": project}},
-            config={"stage": stage, "objective": "val/loss"},
+            config={"stage": stage, "objective": "val/loss", "task": {"name": task}},
             folder=None,
         )
-        for group, stage, project in runs
+        for (group, stage, project), task in zip(runs, tasks or ("sst2",) * len(runs), strict=True)
     ]
-    return SimpleNamespace(records=records, metric=named("accuracy"))
+    arm = SimpleNamespace(first=lambda path: records[-1].config["task"]["name"])
+    return SimpleNamespace(records=records, metric=named("accuracy"), reference=arm, arms=[arm])
 
 
 def test_a_dashboard_goes_where_the_runs_are_unless_the_user_says_otherwise():
     got = place.of(findings(("b", None, "p"), ("a", None, "p")), None, None)
     assert (got.entity, got.project, got.groups, got.searched) == (None, "p", ("a", "b"), False)
-    assert got.title == "rankwise: a, b"
+    assert got.title == "rankwise: a, b" and got.task is None
+    several = findings(("a", None, "p"), ("a", None, "p"), tasks=("sst2", "rte"))
+    assert place.of(several, None, None).task == "rte", "of the table's reference"
     alone = place.of(findings(("a", "tune", "p")), "you", "r")
     assert alone == place.Place("you", "r", ("a",), "accuracy", "val/loss", True)
 
@@ -225,6 +228,8 @@ def test_searches_are_filtered_out_unless_there_is_nothing_else_and_the_best_com
     names = [str(condition.key.name) for condition in panels.filters(one)]
     assert names == ["Group", "State", "run.stage"]
     assert [(c.op, c.value) for c in panels.filters(both)] == [("IN", ["a", "b"]), ("=", "finished")]
+    of_one = panels.filters(replace(both, task="CoLA"))[-1]
+    assert (str(of_one.key.name), of_one.op, of_one.value) == ("run.task", "=", "CoLA"), "scores of tasks are no line"
     lower = replace(one, objective="val/loss")
     orders = [publish._grid(place, []).runsets[0].order for place in (one, lower)]
     assert [order.ascending for (order,) in orders] == [False, True], "the best comes first"

@@ -71,8 +71,9 @@ def sections(metric: str) -> dict[str, list[Any]]:
 
 
 def filters(place: Place) -> list[expr.FilterExpr]:
-    """Finished runs of the studies that are a result, not a search for one."""
+    """Finished runs of the studies that are a result, not a search for one, and of one task."""
     group, studies = expr.Metric("Group"), list(place.groups)
     which = group == studies[0] if len(studies) == 1 else group.isin(studies)
     results = [] if place.searched else [expr.Config("run.stage") == RESULT]
-    return [which, expr.Metric("State") == "finished", *results]
+    tasks = [expr.Config("run.task") == place.task] if place.task else []
+    return [which, expr.Metric("State") == "finished", *results, *tasks]

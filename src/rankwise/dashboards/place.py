@@ -5,6 +5,7 @@ from unicodedata import category
 
 from rankwise.errors import Refused
 from rankwise.report.report import Report
+from rankwise.tracking.fields import at
 from rankwise.tracking.remote import address_of
 
 
@@ -18,6 +19,7 @@ class Place:
     metric: str
     objective: str
     searched: bool = False  # every run tuned or searched: there is no result beside them
+    task: str | None = None  # of the report's table, where the study has several: their scores are not one line
 
     @property
     def title(self) -> str:
@@ -29,6 +31,7 @@ class Place:
 def of(report: Report, entity: str | None, project: str | None) -> Place:
     """From what the user says, else from where the runs went, else from their config."""
     addresses = [address_of(record, entity, project) for record in report.records]
+    tasks = {str(at(record, "config.task.name")) for record in report.records}
     return Place(
         _only("entity", {address.entity for address in addresses}),
         _only("project", {address.project for address in addresses}) or "",
@@ -36,6 +39,7 @@ def of(report: Report, entity: str | None, project: str | None) -> Place:
         report.metric.name,
         str(report.records[0].config.get("objective") or "val/loss"),
         all(record.config.get("stage") for record in report.records),
+        str((report.reference or report.arms[0]).first("config.task.name")) if len(tasks) > 1 else None,
     )
 
 
