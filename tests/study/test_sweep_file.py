@@ -187,6 +187,16 @@ def test_a_preset_wins_over_the_experiment_that_a_file_names(tmp_path, monkeypat
     assert (config["task"]["n_test"], config["model"]["name"]) == (64, "tiny BERT (random)")
 
 
+def test_a_files_project_and_short_words_hold_as_they_do_for_an_agent(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    axes = {"method": {"value": "tfidf"}, "tags": {"value": ["a"]}}
+    written(tmp_path / "s.yaml", parameters=axes, project="lab", entity="us")
+    assert main(["sweep", "s.yaml", "debug=fast", "tracking.entity=me", "--json"]) == 0
+    (made,) = tmp_path.rglob("config.yaml")
+    tracking = yaml.safe_load(made.read_text())["tracking"]
+    assert (tracking["project"], tracking["entity"], tracking["tags"]) == ("lab", "me", ["a"])
+
+
 NO_NUMBERS = ["1e5", "-1.5E-3", "007", "1_0", ".5", "5.", "nan", "-inf", "true", "NULL", "2r", "v1.0"]
 
 

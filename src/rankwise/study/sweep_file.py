@@ -30,7 +30,7 @@ from rankwise.identity import idle
 from rankwise.study import debug, micro_batch
 from rankwise.study.axes import Row
 from rankwise.study.compose import explained, hydra_tree, load, override
-from rankwise.synonyms import GROUPS, near_key
+from rankwise.synonyms import ALIASES, GROUPS, near_key
 from rankwise.tracking.wandb_run import PROJECT
 
 _KEYS = (
@@ -94,6 +94,9 @@ def read(path: Path) -> SweepFile:
     for problem in _problems(values):
         raise Refused(f"{path}: {problem}")
     overrides = _overrides(path, values.get("command"))
+    places = {f"tracking.{key}": values.get(key) for key in ("project", "entity")}  # where an agent's runs would go
+    given = {word.partition("=")[0] for word in overrides}
+    overrides = [*(f"{key}={value}" for key, value in places.items() if value and key not in given), *overrides]
     return SweepFile(path, values["method"], values["parameters"], overrides, values.get("run_cap"))
 
 
@@ -122,7 +125,7 @@ def _parameter(name: str, values: Any, method: object) -> Iterator[str]:
         yield ": give value, values, or min and max"
     elif "parameters" in values:  # W&B joins nested names by dots for its own config, not for a command line
         yield f": nested parameters; write {name}.KEY: {{…}}"
-    elif name not in (*known_keys(), *GROUPS, POINT):
+    elif name not in (*known_keys(), *GROUPS, *ALIASES, POINT):
         yield f": no such config key{near_key(name, known_keys())}"
     elif "value" in values or "values" in values:
         yield from _choices(values)
