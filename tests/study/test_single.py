@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import yaml
 from hydra.core.plugins import Plugins
 from rich.cells import cell_len
 from rich.console import Console
@@ -263,3 +264,16 @@ def test_a_dry_run_of_a_snapshot_is_refused_inside_a_launcher_of_ranks_too(tmp_p
     assert main(["train", "--config", "c.yaml", "--dry-run"]) == main(["train", "hydra.run.dir=x"]) == 2
     said = capsys.readouterr().err
     assert "--dry-run: not with --config" in said and "hydra.run.dir=x: runs go to outputs=FOLDER" in said
+
+
+def test_a_config_of_a_search_run_again_says_that_it_stays_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "debug=fast", "method=tfidf", "stage=search"]) == 0
+    (snapshot,) = map(str, tmp_path.rglob("config.yaml"))
+    said = "rankwise: stage=search as in that config: in no comparison; stage=null makes it a result"
+    for more, lines in ([], [said]), (["stage=null"], []):
+        capsys.readouterr()
+        assert main(["train", "--config", snapshot, "study=again", *more]) == 0
+        assert [line for line in capsys.readouterr().err.splitlines() if "stage=" in line] == lines
+    stages = {yaml.safe_load(path.read_text())["stage"] for path in (tmp_path / "outputs/again").rglob("config.yaml")}
+    assert stages == {"search", None}

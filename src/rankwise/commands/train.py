@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,11 @@ def main(arguments: list[str]) -> int:
         if asked:
             raise Refused(f"{asked[0]}: not with --config, which is one run as it was")
         words = [word for word in words if word not in hydra]
-        return single(from_snapshot(options.config, settled(words, lambda rest: [from_snapshot(options.config, rest)])))
+        config = from_snapshot(options.config, settled(words, lambda rest: [from_snapshot(options.config, rest)]))
+        if config.stage and not any(word.startswith("stage=") for word in words):
+            said = f"stage={config.stage} as in that config: in no comparison; stage=null makes it a result"
+            print(f"rankwise: {said}", file=sys.stderr)
+        return single(config)
     if options.dry_run:
         show_list = functools.partial(_list, as_json=options.json)
         from rankwise.tasks.data import check_files
