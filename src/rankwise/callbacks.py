@@ -97,7 +97,8 @@ def _class(group: str, name: str, values: Any) -> type:
         cls = pkgutil.resolve_name(target)
     except Exception as error:  # a module may raise anything when it is imported
         allowed = f"{allowed} ({str(error).partition(chr(10))[0]})"
-        raise Refused.value(key, target, allowed, "its folder belongs in PYTHONPATH") from None
+        remedy = "its folder belongs in PYTHONPATH" * isinstance(error, ModuleNotFoundError)
+        raise Refused.value(key, target, allowed, remedy) from None
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise Refused.value(key, target, allowed)  # pytorch_lightning's are others
     return cls

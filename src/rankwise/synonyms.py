@@ -79,7 +79,7 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "--out": "--output -o",
     "--rerun": "--overwrite --force overwrite_output_dir",
     "rankwise sweep FILE": "sweep sweep_id agent",
-    "hydra/sweeper=optuna, or experiment=optuna": "n_trials num_trials",
+    "hydra.sweeper.n_trials, with hydra/sweeper=optuna": "n_trials num_trials",
     "--score": "--metric",
     "--fit": "--memory --vram",
     "--only ID": "--paper",
@@ -94,6 +94,10 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
         "hydra.launcher.workers hydra.launcher.partition hydra.launcher.account hydra.launcher.time "
         "hydra.launcher.memory hydra.launcher.gpus hydra.launcher.cpus hydra.launcher.sbatch"
     ),
+    "hydra/launcher=slurm with hydra.launcher.partition, .time, .sbatch …": "partition sbatch slurm walltime",
+    "task=glue/NAME": "task_name",
+    "experiment=glue, or task=glue/NAME": "task=glue",
+    "nothing: environment variables of W&B's, WANDB_NOTES and WANDB_JOB_TYPE": "notes job_type",
     "nothing: of rankwise report": "--latex --csv --columns --figures --pack",
     "task.n_train": "limit_train_batches max_train_samples max_samples",
     "debug=overfit": "overfit_batches",
@@ -108,7 +112,7 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "nothing: what is written is greedy, or of task.generation.beams": "do_sample temperature top_p top_k",
     "task.metric=matthews": "task.metric=mcc task.metric=matthews_correlation",
     "task": "data dataset datasets dataset_name datamodule",
-    "task.path": "dataset_path dataset_dir data_path",
+    "task.path": "dataset_path dataset_dir data_path data_dir",
     "task.path, and task.files={train: NAME, test: NAME}": "data_files train_file validation_file test_file",
     "task.text": "text_column text_column_name dataset_text_field",
     "task.label": "label_column label_column_name",

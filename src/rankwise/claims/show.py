@@ -44,11 +44,11 @@ def markdown(verdicts: Sequence[Verdict], document: dict[str, Any]) -> str:
 
 
 def _missing(verdicts: Sequence[Verdict]) -> list[Text]:
-    """The command that trains the studies without a run, where there are any."""
+    """The commands that train the studies without a run, one each."""
     lacking = (str(verdict.claim.study) for verdict in verdicts if verdict.reason.startswith(NO_RUNS))
     names, known = dict.fromkeys(study.removeprefix("claims_") for study in lacking), paths.options("experiment/claims")
-    given = ", ".join(f"experiment=claims/{name if name in known else f'full/{name}'}" for name in names)
-    return [Text(f"Studies without a run are trained by rankwise train {given}")] if names else []
+    given = "; ".join(f"rankwise train experiment=claims/{name if name in known else f'full/{name}'}" for name in names)
+    return [Text(f"Studies without a run are trained by {given}")] if names else []
 
 
 def bound(verdict: Verdict) -> str:

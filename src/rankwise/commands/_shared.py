@@ -63,9 +63,11 @@ def overrides(words: list[str]) -> list[str]:
             raise Refused(f"{word}: an option is chosen by its name: hydra/launcher=NAME, hydra/sweeper=NAME")
         if _FOLDERS.fullmatch(key):
             raise Refused(f"{word}: runs go to outputs=FOLDER and study=NAME in there")
-        chosen = ("model=local", "model.path=", "experiment=")
-        if key == "model.name" and not any(other.lstrip("+").startswith(chosen) for other in words):
-            raise Refused(f"{word}: chooses no model; that is model=NAME, or model=local model.path=FOLDER_OR_HUB_ID")
+        group = key.removesuffix(".name")
+        chosen = (f"{group}=", f"{group}.path=", "experiment=")
+        if key in ("model.name", "task.name") and not any(other.lstrip("+").startswith(chosen) for other in words):
+            place = "FOLDER_OR_HUB_ID" if group == "model" else "FILE"
+            raise Refused(f"{word}: chooses no {group}; that is {group}=NAME, or {group}=local {group}.path={place}")
         if key in GROUPS:
             _check_option(key, value)
         elif key == "hydra.launcher.jobs" and value != "null":

@@ -44,7 +44,7 @@ def glue_file(folder: Path, task: Task, split: str) -> Path:
         raise Refused.value("task.splits", split, allowed)
     file = next((own / name for name in names if (own / name).is_file()), None)
     if file is None:
-        remedy = "give the folder of the GLUE download, or the hub id nyu-mll/glue"
+        remedy = "give the folder of the GLUE download, or the hub id nyu-mll/glue; task=glue/cola,glue/rte for some"
         where = own if own != folder or own.name == name else f"{folder} has no folder {name}, and itself"
         raise Refused.value("task.path", task.path or folder, f"{where} has no {' or '.join(names)}", remedy)
     return file
