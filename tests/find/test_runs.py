@@ -11,8 +11,10 @@ from zygote import until
 
 from rankwise.config import Config, changed, typed
 from rankwise.errors import Refused
+from rankwise.find.pilot import Guess
 from rankwise.find.question import TUNE, Budget, Question
-from rankwise.find.story import Runs, Spent, answer_file
+from rankwise.find.rates import Rates, Tuned
+from rankwise.find.story import Runs, Spent, answer_file, confirm
 from rankwise.identity import folder
 from rankwise.tracking.lease import owned
 from rankwise.tracking.record import FAILED, FINISHED, begin
@@ -71,6 +73,19 @@ def test_runs_that_are_there_are_read_whatever_is_left_of_the_budget(tiny, tmp_p
         assert [run.status for run in anew([typed(tuning.config)], "learning-rate")] == [FAILED]
         assert len(launched) == 3, settled
         answer_file(free.question).write_text("{}")
+
+
+def no_memory(configs: list[Config], stage: str) -> None:
+    raise Refused("the process that loads the libraries was killed (out of memory?)")
+
+
+@pytest.mark.parametrize(("launch", "says"), [(lambda *_: None, "another process has"), (no_memory, "was killed")])
+def test_what_passes_is_no_conclusion(launch, says, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    question = asked(tiny, Budget())
+    rates = Rates(question, Tuned(1e-4), Tuned(2e-3))
+    with owned(folder(question.run_of(4, 0, rates.of(4)))), pytest.raises(Refused, match=says):
+        confirm(question, Guess(4), rates, Runs(question, launch))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

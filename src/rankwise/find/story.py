@@ -177,7 +177,10 @@ def _write(file: Path, values: dict[str, Any]) -> None:
 
 
 def confirm(question: Question, guess: Guess, rates: Rates, runs: Runs) -> Findings:
-    """Add seeds in looks until the rule has decided, a run fails or the budget is spent."""
+    """Add seeds in looks until the rule has decided, a run fails or cannot be compared, or the budget is spent.
+
+    Raises Refused for what passes, such as a run that another process has: no answer comes of it.
+    """
     rule = Rule.of(question.ranks, guess.rank, question.margin, question.looks)
     looks: dict[int, list[Evidence]] = {}
     arms: dict[int | None, list[Record]] = {}
@@ -188,7 +191,11 @@ def confirm(question: Question, guess: Guess, rates: Rates, runs: Runs) -> Findi
         try:
             arms |= _paired(question, rates, rank, seeds, runs)
             of_both = arms[rank], arms[None], question.metric, Scores([*arms[rank], *arms[None]], question.metric)
-            evidence = gather(*of_both)
+            try:
+                evidence = gather(*of_both)
+            except Refused as why:
+                stopped = str(why)
+                break
             # Two seeds tell little of chance; from the first look that can prove something on, it must be above it.
             if rule.shares[rule.looks.index(seeds)]:
                 wrong[rank], against = faults(*of_both)
@@ -206,7 +213,7 @@ def confirm(question: Question, guess: Guess, rates: Rates, runs: Runs) -> Findi
             looks.setdefault(rank, []).append(evidence)
         except Spent:
             stopped = "budget"
-        except (Failed, Refused) as why:
+        except Failed as why:
             stopped = str(why)
         if stopped:
             break
