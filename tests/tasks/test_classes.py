@@ -101,6 +101,7 @@ def test_rows_that_task_labels_leaves_out_are_counted(tmp_path: Path) -> None:
         (["x", "y"], {"labels": {"x": "x", 1: "yes", "*": None}}, r"^task.label=label: one class only \(x\); a class"),
         ([float("inf"), 1], {}, r"line 1 holds inf, not a label"),
         ([i / 7 for i in range(120)], {}, r"and of no training row.*; for numbers .* task.kind=regr"),
+        (["k.A.", *(f"{i},03" for i in range(119))], {}, r"""row\(s\) [^;]*; for .*=pearson 'task.decimal=","'$"""),
         (
             ["a", "b"] * 59 + ["a", "rare"],
             {"test_share": 0.9, "validation_share": 0.05},
@@ -132,8 +133,13 @@ def test_the_line_that_leaves_rare_classes_out_can_be_pasted(tmp_path: Path) -> 
     [
         (
             ["Neg", "neg", "pos", "Very  good"],
-            "'Neg', 'neg' differ only in case, blanks or zeros at the end; task.labels=[Neg",
+            "'Neg', 'neg' differ only in case, blanks or zeros at the end; 'task.labels=[Neg, Very  good, pos]' joins",
         ),
+        (
+            ["Neg", "neg", "Grün", "grün", "c++"],
+            "'Neg', 'neg' and 'Grün', 'grün' differ only in case, blanks or zeros at the end; 'task.labels=[Grün, Neg",
+        ),
+        (["Neg", "neg", "a (b)"], "zeros at the end; task.labels=[…] with each class once joins them"),
         (["Very  good", "very good"], "'Very  good', 'very good' differ only in case"),
         ([True, "True", False], "'true', 'True' differ only in case"),
         (["once", *["a", "b"] * 59, "a"], "classes of one or two rows: 'once' (1)"),
@@ -141,7 +147,10 @@ def test_the_line_that_leaves_rare_classes_out_can_be_pasted(tmp_path: Path) -> 
         (["\\N", "a"], "N' is a class; if it says that a label is missing"),
         (["None", "a"], "'None' is a class; if it says that a label is missing"),
         (["-", "yes", "no"], "'-' is a class; if it says that a label is missing, 'task.labels={-: null, yes: yes, no"),
-        ([0.5, 1.5], "classes are fractions; task.kind=regression"),
+        ([0.5, 1.5], "classes are fractions; task.kind=regression task.metric=pearson predicts"),
+        ([0.5, 1, "k.A."], "classes are fractions; task.kind=regression task.metric=pearson predicts"),
+        (["1", "1,5", "2,0"], """task.metric=pearson 'task.decimal=","' predicts"""),
+        (["a.b", "c.d", "1.5"], None),
         (
             [1, 2, 3, 4, 5],
             "task.label=label: the numbers 1 to 5 are classes; task.kind=regression task.metric=pearson ",

@@ -204,8 +204,9 @@ def test_a_paper_s_protocol_chooses_on_the_test_rows_and_trains_on_all_others(ta
 
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "a comma in a number": ([("x", "1,5"), *ROWS], {"kind": "regression"}, "line 2 holds '1,5', not a num.*; 'task.d"),
-    "nan for a number": ([("x", "nan"), *ROWS], {"kind": "regression"}, "line 2 holds 'nan', not a number$"),
-    "infinity for a number": ([("x", "inf"), *ROWS], {"threshold": 0}, "line 2 holds 'inf', not a number$"),
+    "nan for a number": ([("x", "nan"), *ROWS], {"kind": "regression"}, "line 2 holds 'nan', not a number; empty"),
+    "infinity for a number": ([("x", "inf"), *ROWS], {"threshold": 0}, "line 2 holds 'inf', not a number; empty"),
+    "a word": ([("x", "k.A."), *ROWS], {"kind": "regression"}, "a number; empty the cell, and task.skip_empty=true "),
     "one class": ([(text, 1) for text, _ in ROWS], {}, r"^task.label=label: one class only \(1\)"),
     "one number": ([(text, 1) for text, _ in ROWS], {"kind": "regression"}, "all [0-9]+ train rows hold 1, with which"),
     "one class by threshold": (ROWS, {"threshold": 5}, "one class only"),

@@ -20,7 +20,8 @@ _PASTED = 24  # in a line that is there to be pasted
 _FEW = 2  # rows of a class that is hardly one
 _FRACTION = re.compile(r"[+-]?\d*\.\d+")
 _NUMBER = re.compile(r"-?\d+")
-_TYPED = re.compile(r"[\w .+/-]+", re.ASCII)  # a name that Hydra reads as it stands
+_LISTED = re.compile(r"[\w .+/-]+")  # a name that is read as it stands in a list
+_TYPED = re.compile(_LISTED.pattern, re.ASCII)  # in braces, too
 MISSING = ("nan", "none", "null", "na", "n/a", "<na>", "-", "?", r"\n")  # what programs write for what is missing
 
 
@@ -101,9 +102,9 @@ class Classes:
             else:
                 if len(self.names) > len(part_k) / 2:
                     remedy = "nearly every row has its own: is it the right column?"
-                if not any(_numbers_first(label.name)[0] for label in self.labels):
-                    numbers = "for numbers to be predicted, task.kind=regression task.metric=pearson"
-                    remedy = numbers if any("." in name for name in self.names) else f"{remedy}; {numbers}"
+                keys, fractions = _as_numbers([label.name for label in self.labels])
+                if keys:
+                    remedy = f"{'' if fractions else f'{remedy}; '}for numbers to be predicted, {keys}"
             raise Refused(
                 f"task.label={self.task.label}: {self.names[number]!r}{more} is the label of {counts[number, part]} "
                 f"{PARTS[part]} row(s) and of no training row{why}; {remedy}"
@@ -180,8 +181,9 @@ def _notes(task: Task, used: list[Label], sizes: Counter[str]) -> list[str]:
     names, notes = [label.name for label in used], []
     if few := [f"{name!r} ({size})" for name, size in sizes.items() if size <= _FEW]:
         notes.append(f"classes of one or two rows: {', '.join(few[:5])}")
-    if names and all("." in name and not _numbers_first(name)[0] for name in names):
-        notes.append("classes are fractions; task.kind=regression task.metric=pearson predicts")
+    keys, fractions = _as_numbers(names)
+    if fractions:
+        notes.append(f"classes are fractions; {keys} predicts them as numbers")
     if not task.labels:
         notes += _unnamed(names)
     return [f"task.label={task.label}: {note}" for note in notes]
@@ -196,15 +198,15 @@ def _unnamed(names: list[str]) -> Iterator[str]:
         yield f"{', '.join(map(repr, missing))} is a class; if it says that a label is missing, {remedy}"
     numbers = sorted(int(name) for name in names if _NUMBER.fullmatch(name))
     if len(numbers) == len(names) > 2 and numbers == [*range(numbers[0], numbers[-1] + 1)]:
-        as_numbers = "task.kind=regression task.metric=pearson reads them as numbers"
-        yield f"the numbers {numbers[0]} to {numbers[-1]} are classes; {as_numbers}"
+        yield f"the numbers {numbers[0]} to {numbers[-1]} are classes; {_as_numbers(names)[0]} reads them as numbers"
     spelled: dict[str, list[str]] = {}
     for name in names:
         spelled.setdefault(_fold(name), []).append(name)
-    for twins in spelled.values():
-        if len(twins) > 1:
-            alike = f"{', '.join(map(repr, twins))} differ only in case, blanks or zeros at the end"
-            yield f"{alike}; task.labels=[{twins[0]}, …] joins"
+    if several := [", ".join(map(repr, twins)) for twins in spelled.values() if len(twins) > 1]:
+        once = sorted((twins[0] for twins in spelled.values()), key=_numbers_first)
+        whole = len(once) <= _PASTED and all(_LISTED.fullmatch(name) for name in once)
+        remedy = f"'task.labels=[{', '.join(once)}]' joins" if whole else "task.labels=[…] with each class once joins"
+        yield f"{' and '.join(several[:5])} differ only in case, blanks or zeros at the end; {remedy} them"
 
 
 def _fold(name: str) -> str:
@@ -219,9 +221,17 @@ def _folded(names: Collection[str]) -> dict[str, str]:
     return folded if len(folded) == len(names) else {}
 
 
+def _as_numbers(names: list[str]) -> tuple[str, bool]:
+    """The keys by which labels are read as numbers, "" unless most of them are; and whether one is a fraction."""
+    numbers = [name for name in names if not _numbers_first(name)[0]]
+    keys = "task.kind=regression task.metric=pearson" + """ 'task.decimal=","'""" * ("," in "".join(numbers))
+    most = 2 * len(numbers) > len(names)
+    return keys * most, most and bool({*".,"} & {*"".join(numbers)})
+
+
 def _numbers_first(name: str) -> tuple[bool, float, str]:
     try:
-        number = float(name)
+        number = float(name.replace(",", "."))
     except ValueError:
         number = math.nan
     return (False, number, name) if math.isfinite(number) else (True, 0.0, name)

@@ -164,7 +164,8 @@ class Cell:
             commas = decimal == "." and "," in text and _COMMA.fullmatch(text) and not _THOUSANDS.fullmatch(text)
             remedy = """; 'task.decimal=","' reads commas""" if commas else ""
             remedy = "; take the percent signs off" if text.endswith("%") else remedy
-            raise self.refused(f"not a number{remedy}")
+            left_out = "; empty the cell, and task.skip_empty=true leaves the row out"
+            raise self.refused(f"not a number{remedy or left_out * (not any(map(str.isdigit, str(self.value))))}")
         return number
 
 
