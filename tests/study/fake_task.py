@@ -24,7 +24,7 @@ from rankwise.study.slurm import Work
 from rankwise.tasks import data
 from rankwise.tracking.journal import Journal
 from rankwise.tracking.lease import owned
-from rankwise.tracking.record import FINISHED, STOPPED, Record, begin, read
+from rankwise.tracking.record import FINISHED, RUNNING, STOPPED, Record, begin, read
 
 DEADLINE_S = 60.0
 
@@ -63,7 +63,10 @@ def run(config: Config) -> Record:
             record.run["status"], record.objective = FINISHED, 0.821
         except KeyboardInterrupt:
             record.run["status"] = STOPPED
-        record.write()
+            raise
+        finally:
+            if record.run["status"] != RUNNING:
+                record.write()
     return record
 
 
@@ -140,6 +143,11 @@ def do_die(config: Config, home: Path) -> None:
 
 def do_crash(config: Config, home: Path) -> None:
     ctypes.string_at(0)
+
+
+def do_moved(config: Config, home: Path) -> None:
+    """Its folder is given another name, and with it its log."""
+    home.rename(home.with_name("elsewhere"))
 
 
 def do_orphan(config: Config, home: Path) -> None:

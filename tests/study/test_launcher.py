@@ -296,6 +296,7 @@ def test_interrupt_stops_runs_and_leaves_waiting_ones_alone(tmp_path, number):
     assert code == 130
     assert "Traceback" not in noise and "killed" not in noise
     assert [status(c) for c in study.configs[:2]] == ["stopped"] * 2
+    assert "Traceback" not in (folder(study.configs[0]) / "log").read_text()
     assert not folder(study.configs[2]).exists()
 
 

@@ -65,8 +65,9 @@ def work(job: Job) -> NoReturn:
         stop.armed = False
     except BaseException as error:
         stop.armed = False
-        traceback.print_exc()
-        if stop.received or isinstance(error, KeyboardInterrupt):
+        if not (stopped := stop.received or isinstance(error, KeyboardInterrupt)):
+            traceback.print_exc()
+        if stopped:
             end = End(STOPPED)
         elif isinstance(error, Refused):
             end = End(FAILED if (Path(job.folder) / "result.json").exists() else REFUSED, str(error))
