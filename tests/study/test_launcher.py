@@ -25,7 +25,7 @@ from rankwise.forks.preload import HEAVY
 from rankwise.identity import folder
 from rankwise.study import launcher, multirun, progress
 from rankwise.study.launcher import launch
-from rankwise.study.outcome import Outcome, correct
+from rankwise.study.outcome import Outcome, correct, finished_by
 from rankwise.study.worker import End, ending
 from rankwise.tasks.data import check_files
 from rankwise.tracking import record
@@ -224,6 +224,12 @@ def test_the_last_word_of_a_process_is_not_that_of_an_earlier_one_with_its_numbe
     assert ending(log, 57) == End("failed", "no room")
     log.write_text(f"{log.read_text()}{begins}step\n")
     assert ending(log, 57) is None
+
+
+def test_a_run_without_a_last_word_has_finished_where_its_own_record_says_so(make):
+    [outcome] = go([make("moved")])
+    assert (outcome.status, outcome.error) == ("finished", None)
+    assert finished_by(outcome.folder, 0) is None, "the record of another attempt"
 
 
 def test_a_task_that_is_not_there(make, tmp_path):

@@ -29,7 +29,7 @@ from rankwise.forks.preload import HEAVY
 from rankwise.identity import folder
 from rankwise.metrics import duration
 from rankwise.study import outdated, progress
-from rankwise.study.outcome import Outcome, correct, elsewhere, refuse, score, show_end
+from rankwise.study.outcome import Outcome, correct, elsewhere, finished_by, refuse, score, show_end
 from rankwise.study.worker import GRACE_S, REFUSED, SKIPPED, End, Job, ending, work
 from rankwise.tasks import data
 from rankwise.tracking import record as records
@@ -283,7 +283,7 @@ class _Engine:
         seconds, pid = time.monotonic() - run.began_s, _pid(run.process)
         with contextlib.suppress(OSError):  # usually there is nothing left in the group
             os.killpg(pid, signal.SIGKILL)
-        own = ending(run.folder / "log", pid)
+        own = ending(run.folder / "log", pid) or finished_by(run.folder, pid)
         cause = run.ended_for or _cause(run.process.exitcode)
         if run.folder.exists() and not shutil.disk_usage(run.folder).free:  # for its last words either
             cause += ", and no space is left there; make room"

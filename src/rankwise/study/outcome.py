@@ -92,6 +92,15 @@ def correct(path: Path, status: str, error: dict[str, Any] | None) -> None:
             records.revise(path, end, wait_s=2.0)  # what the run had started may hold it until it is gone too
 
 
+def finished_by(path: Path, pid: int) -> End | None:
+    """The end that a process has reached by its record, where it was killed before its last word, or that is gone."""
+    with contextlib.suppress(Refused):  # no record, or one that cannot be read
+        record = records.read(path)
+        if record.status == FINISHED and record.run.get("pid") == pid:
+            return End(FINISHED)
+    return None
+
+
 def refuse(config: Config, error: str, before: int) -> End:
     """Write a record of a run that was refused before its first step and has left none.
 
