@@ -116,18 +116,21 @@ def launch(
 
 @dataclass(frozen=True)
 class Slots:
-    """How the machine is shared out: runs at a time, torch threads for each, and a GPU for each where there are any."""
+    """How the machine is shared out: runs at a time, among how many its cores are, and a GPU for each if there are."""
 
     jobs: int
-    threads: int
+    together: int | None  # null: as many as there are cores for the devices of each
     gpus: list[str | None]  # one per job
+
+    def threads(self, config: Config) -> int:
+        """Of torch in a run, whose last bits follow from them: without GPUs no other run or free memory changes it."""
+        cores, trainer = machine.cores(), config.trainer
+        return trainer.threads or max(1, cores // (self.together or max(1, cores // trainer.devices)))
 
 
 def share(configs: Sequence[Config], jobs: int | None = None) -> Slots:
     """As many jobs as cores and available memory (2 GiB each) allow; with GPUs as many as fit on each, side by side.
-
-    A run on several devices has as many GPUs. Without GPUs threads follow from cores and jobs alone, since a run's last
-    bits follow from its threads: neither the runs that are left nor free memory may change them.
+    A run on several devices has as many GPUs.
     """
     wanted = any(config.trainer.device in ("auto", "cuda") for config in configs)
     devices = max(config.trainer.devices for config in configs)
@@ -137,9 +140,8 @@ def share(configs: Sequence[Config], jobs: int | None = None) -> Slots:
     room = min(cores // (most * devices), machine.memory_bytes() // _JOB_BYTES)
     if gpus and not jobs:
         jobs = len(gpus) * max(1, min(room // len(gpus), _fitting(configs, here)))
-    together = jobs or max(1, cores // devices)
-    jobs = max(1, min(jobs or room, len(configs)))
-    return Slots(jobs, max(1, cores // together), [gpus[i % len(gpus)] if gpus else None for i in range(jobs)])
+    slots = max(1, min(jobs or room, len(configs)))
+    return Slots(slots, jobs, [gpus[i % len(gpus)] if gpus else None for i in range(slots)])
 
 
 def _fitting(configs: Sequence[Config], gpus: Sequence[str]) -> int:
@@ -240,9 +242,8 @@ class _Engine:
             self._settle(config, theirs)
             return
         gpu = self._free.pop()
-        threads = config.trainer.threads or self._slots.threads
         read = data.already_read(config)
-        job = Job(plain(config), str(target), self._task, threads, gpu, command(), read)
+        job = Job(plain(config), str(target), self._task, self._slots.threads(config), gpu, command(), read)
         process = self._context.Process(target=work, args=(job,), name=target.name)
         made = [path for path in (target, *target.parents) if not path.exists()]
         rows = target / "metrics.jsonl"
