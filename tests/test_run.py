@@ -101,7 +101,9 @@ def test_a_baseline_has_a_record_like_any_other(tiny, method, kind):
     assert record.status == "finished" and files(config) == LEFT | {"predictions.parquet"}
     assert record.objective == record.metrics["validation"][metric]["value"] > 0.6
     assert record.metrics["test"][metric]["n"] == 64
-    assert record.params["trainable"] == record.params["head"] == record.params["total"] > 0
+    base = run(tiny(method="head", trainer__max_steps=1)).params["frozen"] if method == "probe" else 0  # which it reads
+    assert record.params["trainable"] == record.params["head"] == record.params["total"] - base > 0
+    assert record.params["frozen"] == base
     assert record.compute["precision"] == "fp32"
 
 

@@ -25,6 +25,7 @@ def run_baseline(
 
 def _linear(config: Config, record: Record, clock: Clock, ready: Callable[[], None], on_progress: OnProgress) -> None:
     with clock("imports"):
+        from rankwise.measure.parameters import count
         from rankwise.model import base, numerics
         from rankwise.tasks import baselines, scores
         from rankwise.tracking import predictions
@@ -32,6 +33,7 @@ def _linear(config: Config, record: Record, clock: Clock, ready: Callable[[], No
     on_progress(0, 1, "features")
     settings = numerics.settle(config.trainer)
     record.compute |= settings.to_dict() | {"precision": "fp32", "device": "cpu"}
+    frozen = 0
     with clock("load"):
         data, model = load(config, record)
         splits = (data.train, data.validation, data.test)
@@ -39,6 +41,7 @@ def _linear(config: Config, record: Record, clock: Clock, ready: Callable[[], No
         if config.method.name == "probe":
             lm, tokenizer = base.load(config.model, model, 1, config.seed, settings.attention)
             note_commit(config.model, model, record)
+            frozen = count(lm.get_submodule(str(lm.base_model_prefix)), [])["total"]
             sizes = config.task.max_length, config.trainer.eval_batch_size
             inputs = [baselines.mean_pooled(lm, tokenizer, split.texts, *sizes, split.pairs) for split in splits]
     ready()
@@ -53,7 +56,7 @@ def _linear(config: Config, record: Record, clock: Clock, ready: Callable[[], No
     if config.objective != "val/loss":
         record.objective = record.metrics["validation"][config.objective.removeprefix("val/")]["value"]
     size = baselines.size(fitted)
-    record.params = {"trainable": size, "frozen": 0, "total": size, "adapter": 0, "head": size}
+    record.params = {"trainable": size, "frozen": frozen, "total": frozen + size, "adapter": 0, "head": size}
     columns = {"label": data.test.labels, "prediction": prediction, "score": score}
     record.metrics["test"] = scores.of_test(record.metrics["test"], columns, data.test, scorer, config.task.metric)
     predictions.write(record.folder, data.test.items, columns | {"cluster": data.test.clusters})
