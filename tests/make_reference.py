@@ -69,7 +69,7 @@ ABOUT = {
     "best_of_rates": "whether it was chosen from several on the reported seeds, so that scores are somewhat too high",
     "trainable_params": "parameters that are trained",
     "total_params": "all parameters",
-    "total_s": "seconds of the whole run, attempts that were cut included, a killed one up to its last checkpoint",
+    "total_s": "all seconds but start_up_s, attempts that were cut included, a killed one up to its last checkpoint",
     "flops_per_token": "padding counts as tokens",
     "tokens_per_s": "of training, without padding",
     "n": "runs that are scored",

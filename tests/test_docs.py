@@ -81,6 +81,7 @@ def test_it_has_what_others_read():
         "| `metrics.{validation,test}.*.se` | number ≥ 0 or null | standard error over items |",
         "| `test_mean` | accuracy %: mean over runs | main, paper |",
         "| `test_interval` | accuracy %: what its interval is over: items, seeds, both, none | main, paper |",
+        "| `total_s` | total s: all seconds but start_up_s, attempts that were cut included, a killed ",
         "| `forgetting_low` | forgetting: positive where it forgot, of its 95 % interval | forgetting |",
         "| `arms[].scores.*.low` | number |",
         "| `arms[].latency[].adapted_of_base.high` | number |",

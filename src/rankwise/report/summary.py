@@ -256,7 +256,7 @@ def _counts(records: list[Record], arms: list[Arm]) -> str:
 
 
 def total(records: list[Record]) -> str:
-    """What the whole study took, runs that tuned, failed or were stopped included."""
+    """What the whole study took, runs that tuned, failed or were stopped included, the start of processes left out."""
     took = sum(at(record, "compute.seconds.total_s") or 0 for record in records)
     flops = sum(at(record, "compute.flops.train_total") or 0 for record in records)
     if not took:

@@ -182,7 +182,7 @@ class Compute(TypedDict, total=False):
     mfu: Amount | None  # a fraction of peak_flops
     peak_flops: Amount | None
     peak_flops_source: str | None
-    seconds: dict[str, Amount]  # by phase: train_s
+    seconds: dict[str, Amount]  # by phase: train_s; total_s has all but start_up_s, of the process
     latency: Annotated[list[dict[str, Any]], list[_Timed | _NoLatency]]
     quant_error: Amount | None  # ‖q − fp32‖ / ‖fp32‖ of the logits before training, q in the run's precision
     quant_error_rows: Count  # rows that it is over
