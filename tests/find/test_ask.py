@@ -1,15 +1,19 @@
 """Questions that are refused, in one line, before anything is made."""
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from rankwise.commands.find import main
 from rankwise.errors import Refused
-from rankwise.find.ask import question
+from rankwise.find.ask import question, too_few
 from rankwise.find.question import Budget, Question
 from rankwise.find.rates import least_runs
+from rankwise.find.rule import ENOUGH, Evidence, Rule, judge
 from rankwise.find.show import stages
+from rankwise.statistics import unseen
 
 FAST = ["debug=fast"]
 LANGUAGE = ["model=tiny_llama", "task=synthetic_lm"]
@@ -131,6 +135,33 @@ def test_rates_are_tried_at_either_end_that_is_not_the_middle(ranks, short, leas
     found = asked(f"method.rank={ranks}", rates="tune")
     assert stages(found, None, None)[1][0][1] == f"{short} short, 4 to 8 whole"
     assert least_runs(found) == least
+
+
+@pytest.mark.parametrize(("rows", "shown"), [(64, "64 test rows"), (200, "199 groups of test rows")])  # two are alike
+def test_it_is_said_that_test_rows_are_too_few_for_any_rank_that_is_only_as_good(rows, shown):
+    said = too_few(found := asked("method.rank=1,2", f"task.n_test={rows}", "task.synthetic=2000"))
+    assert said.startswith(
+        f"rankwise: {shown} are too few for a margin of 2 points: even a rank that gives the very answers of "
+    )
+    told = re.search(r"use at least (\d+) of them .* or a --margin above ([\d.]+) points$", said)
+    assert told
+
+    def passes(units: int, margin: float) -> bool:
+        same = Evidence(8, 0.0, 0.0, unseen(units), units=units)
+        return (
+            judge(Rule.of(found.ranks, 2, margin, found.looks), 2, [replace(same, sound=None)] * 3 + [same]) == ENOUGH
+        )
+
+    units, more, wider = int(shown.partition(" ")[0]), int(told[1]), float(told[2]) / 100
+    assert not passes(units, 0.02) and passes(more, 0.02) and not passes(more - 8, 0.02)
+    assert passes(units, wider + 1e-4) and not passes(units, wider - 1e-4)
+
+
+@pytest.mark.parametrize(
+    "words", [("method.rank=1,2", "task.n_test=220", "task.synthetic=2000"), (*LANGUAGE, "method.rank=1")]
+)
+def test_of_enough_rows_and_of_what_is_no_share_nothing_is_said(words):
+    assert too_few(asked(*words)) == ""
 
 
 ALONE = "takes nothing else but --json"

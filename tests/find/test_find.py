@@ -51,8 +51,8 @@ def test_it_ends_in_one_sentence_that_the_records_bear_out(found):
 
 def test_a_reference_that_gives_one_answer_forbids_a_conclusion(tmp_path):
     """Six steps teach a random model nothing: every arm scores the same, which is no sameness."""
-    done = rankwise(tmp_path, *FAST)
-    assert done.returncode == 0
+    done = rankwise(tmp_path, *FAST, "--margin", "2%")
+    assert done.returncode == 0 and done.stderr.startswith("rankwise: 64 test rows are too few for a margin of 2 ")
     said = "No conclusion: full fine-tuning's runs are no reference (3/3 give one answer to every text); "
     assert " ".join(done.stdout.split()).startswith(said)
 
@@ -131,7 +131,10 @@ def test_a_dry_run_lists_the_stages_and_makes_nothing(tmp_path):
     assert " a rank and rank 8, " in confirmed, "what a stage does begins beside its name"
     last = "every batch at full length, at 40.0 % (assumed) of the peak speed. The margin is 10 points of accuracy."
     assert " ".join(done.stdout.split()).endswith(last)
-    document = json.loads(rankwise(tmp_path, *ASK, "--dry-run", "--json").stdout)
+    assert "too few" not in done.stderr
+    done = rankwise(tmp_path, *ASK, "--margin", "2%", "--dry-run", "--json")
+    assert "rankwise: 64 test rows are too few for a margin of 2 points: " in done.stderr
+    document = json.loads(done.stdout)
     assert [stage["stage"] for stage in document["stages"]] == ["pilot", "confirm"] and document["jobs"] == 2
 
 

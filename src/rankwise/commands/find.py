@@ -77,13 +77,18 @@ def _find(asked: Question, arguments: list[str], options: argparse.Namespace) ->
     from rich.text import Text
 
     from rankwise.find import answer, story
+    from rankwise.find.ask import too_few
     from rankwise.report.answers import by_rank
     from rankwise.report.table import rendered
     from rankwise.study.launcher import run
     from rankwise.study.multirun import launcher_of
+    from rankwise.tasks.data import fetch_all
 
     launcher = launcher_of(options.overrides)
     side_by_side = launcher.at_once(_of_reference(asked))
+    if (few := too_few(asked)) and not story.answer_file(asked).exists():
+        fetch_all([asked.method])  # what is refused stands alone
+        print(few, file=sys.stderr)
     findings = story.find(asked, lambda configs, stage: run(launcher, configs, stage), side_by_side)
     pairs = zip(["", *arguments], arguments, strict=False)
     asks = [word for before, word in pairs if "--budget" not in (before, word.partition("=")[0])]
@@ -101,6 +106,7 @@ def _find(asked: Question, arguments: list[str], options: argparse.Namespace) ->
 
 def _list(asked: Question, jobs: int | None, as_json: bool) -> int:
     """The stages with the time that they train here, runs side by side."""
+    from rankwise.find.ask import too_few
     from rankwise.find.question import middle
     from rankwise.find.show import stages
     from rankwise.plan import estimate
@@ -113,6 +119,8 @@ def _list(asked: Question, jobs: int | None, as_json: bool) -> int:
     planned = estimate.plan(runs, estimate.Question(here, here.memory_bytes))["runs"]
     together = launcher.share(_of_reference(asked), jobs).jobs
     times = [row["compute"]["train_s"] and row["compute"]["train_s"] / together for row in planned]
+    if few := too_few(asked):
+        print(few, file=sys.stderr)
     if as_json:
         print_json({"stages": _objects(*stages(asked, *times)), "jobs": together, "mfu": planned[0]["compute"]["mfu"]})
         return 0

@@ -1,9 +1,11 @@
 """From a command line's overrides to a question. What cannot be answered is refused before anything is made."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rankwise import methods
@@ -13,11 +15,12 @@ from rankwise.errors import Refused
 from rankwise.find.question import FULL, LOOKS, RANKS, Budget, Question
 from rankwise.find.rates import least_runs
 from rankwise.find.rule import Rule
-from rankwise.metrics import Metric, named
+from rankwise.metrics import Metric, mean, named
+from rankwise.statistics import over_resamples, unseen
 from rankwise.study import debug
 from rankwise.study.compose import composed, explained, hydra_tree, load, refuse_idle, to_typed, unresolved
 from rankwise.study.micro_batch import settled
-from rankwise.tasks.data import check_files
+from rankwise.tasks.data import already_read, check_files
 
 _LEAST_TEST_ROWS = 50
 _UNNAMED = ("default", "debug")  # studies that nobody chose
@@ -65,6 +68,27 @@ def question(
     check_files([base])
     _check_size(asked)
     return asked
+
+
+def too_few(asked: Question) -> str:
+    """What to know of a share of few test rows before the first run; empty where they may do or are not known yet.
+
+    A rank that is better than the reference may be named on any number, so that few are not refused.
+    """
+    metric, margin, top = asked.metric, asked.margin, asked.ranks[-1]
+    read = already_read(asked.method).items()
+    known = [data.test.clusters for (task, *_), data in read if task == str(asked.method.task)]
+    if not known or not (metric.name == "accuracy" or (metric.percent and metric.weighted is mean)):
+        return ""
+    units = len(np.unique(known[-1]))
+    tail = Rule.of(asked.ranks, top, margin, asked.looks).tail(top, asked.looks[-1])  # the largest that a rank can have
+    if (least := over_resamples(tail, units) * unseen(units)) < margin:
+        return ""
+    what = "test rows" if units == len(known[-1]) else "groups of test rows"
+    alike = f"even a rank that gives the very answers of {asked.reference_name} would not be named"
+    more = f"use at least {math.ceil((units + 2) * least / margin):,} of them (task.n_test, task.test_share)"
+    wider = f"or a --margin above {metric.width(least)}"
+    return f"rankwise: {units} {what} are too few for a margin of {metric.width(margin)}: {alike}; {more} {wider}"
 
 
 def _composed(overrides: Sequence[str], margin: str | None, ranks: Sequence[int]) -> Config:
