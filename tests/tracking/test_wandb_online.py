@@ -27,7 +27,7 @@ def test_an_online_run_arrives_whole(server, start, tracked):
     assert (got["state"], got["exit_code"], got["project"], got["started"]) == ("finished", 0, "ranks", 1)
     assert (got["displayName"], got["jobType"]) == (label(config), "train")
     assert record.run["wandb"].items() >= {"mode": "online", "group": got["groupName"], "project": "ranks"}.items()
-    assert set(got["tags"]) == {"lora", "attention", "mine"}
+    assert set(got["tags"]) == {config.task.name, "lora", "attention", "mine"}
     assert got["history"] == rows(config)
     assert got["metrics"] == {
         "step": {"step": None, "summary": []},

@@ -306,8 +306,8 @@ def _link(run: Any, study: Path) -> None:
 
 
 def _tags(record: Record) -> list[str]:
-    arm = setup(record)["arm"]
-    own = [arm["method"], *([arm["targets"]] if "targets" in arm else [])]
+    told = setup(record)  # a task may be called by its path; W&B takes 64 signs
+    own = [told["run"].get("task", "")[:64], told["arm"]["method"], told["arm"].get("targets")]
     typed = [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",")]
     return [tag for tag in [*own, *((record.config.get("tracking") or {}).get("tags") or []), *typed] if tag]
 
