@@ -78,7 +78,8 @@ def interval(
     if kind is None:
         return Interval(mean, math.nan, math.nan, math.nan, n, "none", point if median else None)
     over_seeds = math.hypot(*(float(special.stdtrit(df, 0.975)) * se for se, df in spreads))
-    low, high = _over_items(point, _student(0.025, clusters) * se_items, within, clusters or items)
+    units = clusters or (None if math.isfinite(within[1] - within[0]) else items)  # Wilson's limits are by normal ones
+    low, high = _over_items(point, _student(0.025, units) * se_items, within, clusters or items)
     low = max(within[0], point - math.hypot(over_seeds, point - low))
     high = min(within[1], point + math.hypot(over_seeds, high - point))
     return Interval(mean, math.hypot(se_seeds, se_items), low, high, n, kind, point if median else None)

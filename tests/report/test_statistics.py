@@ -30,6 +30,8 @@ def test_one_seed_gives_the_interval_over_items_and_says_so():
     few = interval([1.0], [0.2], within=(0.0, 1.0), items=140)  # an F1 of three positives, all of them found
     assert (few.low, few.high) == pytest.approx((1 - 1.959964 * 0.2, 1.0))
     assert interval([0.8], [0.01], items=2000, clusters=4).half == pytest.approx(3.182446 * 0.01)  # t of 3 df
+    for within in ((0.0, np.inf), (-np.inf, np.inf)):  # an MAE or a loss of ten rows: t of 9 df
+        assert interval([3.0], [0.1], within=within, items=10).half == pytest.approx(2.262157 * 0.1)
 
 
 def test_holm_matches_hand_values():
