@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from rankwise.identity import idle
-from rankwise.metrics import METRICS, Metric, mean, named
+from rankwise.metrics import METRICS, Metric, accuracy, mean, named
 from rankwise.statistics import Bootstrap, Floats, item_weights, paired, unseen
 from rankwise.tracking.fields import at
 from rankwise.tracking.predictions import FILE, Predictions, Unreadable, harness_file, read
@@ -53,8 +53,7 @@ class _Scored:
     point: float
     resampled_b: NDArray[np.float32]
     test: int
-    items: int
-    units: int  # clusters of items
+    lacking: float = 0.0  # the standard error that resamples lack
 
 
 def preference(runs: Sequence[Record]) -> tuple[float, float, float]:
@@ -91,7 +90,6 @@ class Scores:
         # A study may have thousands of runs, which are looked at arm by arm.
         self._resampled = lru_cache(maxsize=4)(self._resample)
         self._constant = [self._best_constant(test) for test in range(len(self._tests))]
-        self._lacking = [self._unseen(test) for test in range(len(self._tests))]
 
     def _add(self, key: int, mine: Predictions) -> None:
         firsts = (self._predictions[test[0]] for test in self._tests)
@@ -112,7 +110,7 @@ class Scores:
         """Of the answers that are the same for every item."""
         metric, first = self._metric, self._predictions[self._tests[test][0]]
         # A constant correlates with nothing; what one of a language model or of the harness would score is unknown.
-        zero = _Scored(0.0, np.zeros(_replicates(len(first.items)), np.float32), test, len(first.items), first.units)
+        zero = _Scored(0.0, np.zeros(_replicates(len(first.items)), np.float32), test)
         answers: Floats = np.atleast_1d(metric.constants(first.columns["label"])) if metric.constants else np.empty(0)
         predicted = [{metric.columns[1]: np.full(len(first.items), answer)} for answer in answers]
         unvaried = self._scored([Predictions(first.items, first.columns | own) for own in predicted], test)
@@ -125,8 +123,8 @@ class Scores:
         points_r, resampled_br = resample(answers, self._metric, test)
         with np.errstate(over="ignore"):  # of a diverged perplexity
             resampled_rb = resampled_br.T.astype(np.float32)
-        sizes = (test, len(answers[0].items), answers[0].units)
-        return [_Scored(float(p), own_b, *sizes) for p, own_b in zip(points_r, resampled_rb, strict=True)]
+        runs = zip(points_r, resampled_rb, map(self._unseen, answers), strict=True)
+        return [_Scored(float(point), own_b, test, lacking) for point, own_b, lacking in runs]
 
     def contrast(self, terms: Sequence[tuple[float, Arm]]) -> Bootstrap:
         """Σ weight · score over arms, on the replicates that all of them have. The weights sum to zero.
@@ -191,16 +189,17 @@ class Scores:
         test, index = self._place[id(run)]
         return self._resampled(test, index - index % _AT_ONCE)[index % _AT_ONCE]
 
-    def _unseen(self, test: int) -> float:
-        """The standard error that resamples of the test lack: the next cluster of items might differ as a whole."""
-        metric, first = self._metric, self._predictions[self._tests[test][0]]
-        if metric.kind == "classification":
-            return unseen(first.units) * round(len(first.items) * self._one_row(first.columns), 6)  # 1 of an accuracy
-        return unseen(first.units) if metric.percent and metric.weighted is mean else 0.0
+    def _unseen(self, own: Predictions) -> float:
+        """The standard error that resamples of a run lack: the next cluster of items might differ as a whole."""
+        metric = self._metric
+        if metric.percent and metric.weighted in (accuracy, mean):
+            return unseen(own.units)
+        classes = metric.kind == "classification"
+        return unseen(own.units) * len(own.items) * self._one_row(own.columns) if classes else 0.0
 
     def _one_row(self, columns: Mapping[str, np.ndarray]) -> float:
         """By how much the metric moves at most where one answer is another, of rows and to answers of the two rarest
-        and two most frequent classes: 1/n of an accuracy, of F1 and Matthews' correlation more.
+        and two most frequent classes: of F1 and Matthews' correlation more than the 1/n of an accuracy.
         """
         labels_n, answers_n = (np.asarray(columns[column], float) for column in self._metric.columns)
         classes, counts = np.unique(labels_n, return_counts=True)
@@ -229,12 +228,14 @@ class Scores:
             raise NotComparable(f"a {self._metric.name} above 1e38, as of a diverged run, has no interval")
         if not np.isfinite(means_bs).all():
             raise NotComparable("the metric is undefined on some resamples (constant predictions)")
-        items, units = rows[0][0].items, rows[0][0].units
-        if units == 1 < items:
+        first = self._predictions[self._tests[rows[0][0].test][0]]
+        items, clusters = len(first.items), first.units
+        if clusters == 1 < items:
             raise NotComparable("all test items are one group, which says nothing of other groups")
-        metric, lacking = self._metric, self._lacking[rows[0][0].test]
-        most = float(np.abs(weights_a).sum()) / 2 * (metric.high - metric.low)
-        return paired(points_sa @ weights_a, means_bs, replicates, items, units, lacking, most)
+        # Of a typical run: where a run says one answer, as a collapsed one or the constant, one other moves far more.
+        lacking = float(np.quantile([one.lacking for row in rows for one in row], 0.5, method="lower"))
+        most = float(np.abs(weights_a).sum()) / 2 * (self._metric.high - self._metric.low)
+        return paired(points_sa @ weights_a, means_bs, replicates, items, clusters, lacking, most)
 
 
 def on_rows(metric: Metric, one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, float]:
