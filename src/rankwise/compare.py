@@ -235,7 +235,8 @@ class Scores:
         # Of a typical run: where a run says one answer, as a collapsed one or the constant, one other moves far more.
         lacking = float(np.quantile([one.lacking for row in rows for one in row], 0.5, method="lower"))
         most = float(np.abs(weights_a).sum()) / 2 * (self._metric.high - self._metric.low)
-        return paired(points_sa @ weights_a, means_bs, replicates, items, clusters, lacking, most)
+        sizes = (items, first.effective, lacking, most, clusters)
+        return paired(points_sa @ weights_a, means_bs, replicates, *sizes)
 
 
 def on_rows(metric: Metric, one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, float]:

@@ -179,10 +179,11 @@ class Bootstrap:
     means: Floats
     seeds: int = 1  # replicates
     items: int = 0
-    units: int = 0  # clusters of items, or as many as items
+    units: int = 0  # as many clusters of items of one size, or as many as items
     of_one: float = 0.0  # the mean variance over items of the difference in one replicate
     lacking: float = 0.0  # the standard error for items that resamples lack
     most: float = math.inf  # how large a difference of the metric can be, either way
+    clusters: int = 0  # of items, of whatever sizes
 
     @property
     def over_seeds(self) -> float:
@@ -283,6 +284,7 @@ def paired(
     units: int = 0,
     lacking: float = 0.0,
     most: float = math.inf,
+    clusters: int = 0,
 ) -> Bootstrap:
     """Bootstrap of a mean difference, given per replicate on all items and on each resample of the items, whose
     standard error for items lacks some (see ``unseen``) and which is at ``most`` so large.
@@ -292,9 +294,8 @@ def paired(
     """
     varying = tuple(spread for spread in _spreads(points_s, replicates) if spread[1] > 0)
     of_one = float(resampled_bs.var(0, ddof=1).mean())
-    return Bootstrap(
-        float(points_s.mean()), varying, resampled_bs.mean(1), len(points_s), items, units, of_one, lacking, most
-    )
+    sizes = (len(points_s), items, units, of_one, lacking, most, clusters)
+    return Bootstrap(float(points_s.mean()), varying, resampled_bs.mean(1), *sizes)
 
 
 def unseen(items: int) -> float:

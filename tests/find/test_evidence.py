@@ -80,6 +80,18 @@ def test_few_items_or_groups_that_differ_are_no_certainty_that_no_more_would(tmp
     assert found.with_size(3, 10).over_items == pytest.approx(ten, rel=0.05)  # as that many would have it
 
 
+@pytest.mark.parametrize(
+    ("sizes", "units"), [([4] * 50, 50), ([100, 50, 25, 25], 3), ([197, 1, 1, 1], 2)]
+)  # (Σm)² / Σm²: 200² / 13,750 = 2.9 and 200² / 38,812 = 1.03, of which t has at least one degree of freedom
+def test_groups_of_unlike_sizes_count_as_fewer_of_one_size(tmp_path, sizes, units):
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    arm, full = ([run(tmp_path / f"{name}{s}", group != s, seed=s, cluster=group) for s in range(3)] for name in "af")
+    found = Scores([*arm, *full], named("accuracy")).contrast([(1.0, arm), (-1.0, full)])
+    assert (found.units, found.clusters, found.items) == (units, len(sizes), 200)
+    assert gather(arm, full, named("accuracy")).units == units
+    assert found.lacking == unseen(len(sizes))
+
+
 def test_a_loss_that_is_lower_is_a_gain(tmp_path):
     def model(name: str, nats: float) -> Record:
         (tmp_path / name).mkdir()

@@ -119,7 +119,7 @@ def _details(family: Sufficiency, reference: Arm, metric: Metric) -> list[str]:
     among = f" / {family.families} families" if family.families > 1 else ""
     crossed = " × ".join(f"{df + 1} {of}" for (_, df), of in zip(pairs.spreads, ("seeds", "data seeds"), strict=False))
     seeds = crossed if len(pairs.spreads) > 1 else f"{pairs.seeds} seeds"
-    on = items(pairs.items, pairs.units)
+    on = items(pairs.items, pairs.clusters)
     details = [f"Tested one-sided at {100 * LEVEL:g} %{among} on {seeds} × {on}."]
     if family.answer and family.answer.arm.unfit.startswith(UNDER_TRAINED):
         details.append(f"{_begun(family.answer.arm.called)} is {family.answer.arm.unfit}.")
@@ -219,7 +219,7 @@ def _of_differences(against: str, boots: list[Bootstrap], seen: set[str]) -> str
     )
     crossed = any(len(boot.spreads) > 1 for boot in boots)
     said += " Seeds and data seeds count as two factors." * crossed
-    clustered = any(boot.units < boot.items for boot in boots)
+    clustered = any(boot.clusters < boot.items for boot in boots)
     said += " Test items that share a prompt, a text or a group are drawn together." * clustered
     if verdicts := ", ".join(f"“{name}” if {words}" for name, words in _VERDICTS.items() if name in seen):
         two = "two one-sided 5 % tests (Schuirmann 1987), each arm by itself, read from the gain's 90 % interval"

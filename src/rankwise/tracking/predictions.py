@@ -29,6 +29,12 @@ class Predictions:
         """How many of them are independent: clusters of items, where they share a prompt or a group."""
         return len(np.unique(self.columns["cluster"])) if "cluster" in self.columns else len(self.items)
 
+    @property
+    def effective(self) -> int:
+        """As how many clusters of one size they say how far clusters vary: (Σm)² / Σm² of sizes m (Kish 1965)."""
+        sizes = np.unique(self.columns.get("cluster", self.items), return_counts=True)[1]
+        return max(min(2, self.units), round(len(self.items) ** 2 / int((sizes**2).sum())))
+
 
 def write(folder: Path, item: np.ndarray, columns: dict[str, np.ndarray]) -> None:
     """One row per test item with its stable number.
