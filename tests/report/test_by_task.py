@@ -323,3 +323,21 @@ def test_a_rank_that_find_answered_for_is_enough_by_its_answer_not_by_all_runs(t
     by_find = {4: ({"a": True}, {}), 8: ({"a": False}, {}), 16: ({}, {"a": "not decided by find"})}
     assert found == by_find | {64: ({"a": False}, {})}, "which nobody asked find about"
     assert "a rank that find was asked about is what its answer says" in " ".join(printed(report).split())
+
+
+def test_what_find_answered_on_one_task_says_nothing_of_another_in_the_study(tmp_path):
+    for task, n in (("a", 3), ("b", 4)):  # most runs are of b, the latest answer of a
+        write_study(tmp_path, {2: 0.7}, seeds=range(n), task__name=task, data=task)
+    asked = {"metric": "accuracy", "notes": [], "margin": 0.3}
+    numbers = dict.fromkeys(("gain", "low", "high", "seeds", "pilot", "lr", "peak_bytes"))
+    for day, (task, word) in enumerate((("b", "enough"), ("a", "worse"))):
+        runs = {run.config["method"]["name"]: run for run in find([tmp_path]) if run.config["task"]["name"] == task}
+        ranks = [numbers | {"rank": 2, "verdict": word, "trainable": runs["lora"].params["trainable"]}]
+        answer = asked | {"sentence": f"Rank 2 is {word}.", "ranks": ranks, "reference_run": runs["full"].run["id"]}
+        (tmp_path / f"answer-{task}.json").write_text(json.dumps(answer | {"date": f"2026-01-0{day + 1}"}))
+    assert {row.label: row.passed for row in read(tmp_path).rows}["lora r=2"] == {"a": False, "b": True}
+    report = build([tmp_path])
+    assert str(report.headline) == "On a: Rank 2 is worse. On b: Rank 2 is enough."
+    assert report.reference.where == "on a" and report.answers[1].by_rank.title.endswith("of every rank on b")
+    (tmp_path / "answer-a.json").unlink()
+    assert read(tmp_path).rows[0].passed == {"a": False, "b": True}, "a by all runs"

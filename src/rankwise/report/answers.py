@@ -1,7 +1,7 @@
 """What ``rankwise find`` has answered from a study: its sentence, and what it learned of every rank."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from rankwise.metrics import NOTHING, named
 from rankwise.report.columns import Section
 from rankwise.report.formats import megabytes, rate
+from rankwise.report.naming import sources
 from rankwise.tracking.record import Record
 
 
@@ -22,11 +23,13 @@ class Answer:
     document: dict[str, Any]  # as ``find`` wrote it
     decided_by: str  # the rule in a few sentences, for a paper; empty where a file has none
     margin: float  # that was asked about, which need not be that of the runs' config; 0 where a file does not say it
+    where: str = ""  # of which model and on which task it is, where the records differ in these
 
     def said(self, with_margin: bool) -> str:
-        """The sentence; where others were asked of another margin, with its own."""
+        """The sentence, with its model and task; where others were asked of another margin, with its own."""
         asked = f" The margin was {named(self.document['metric']).margin_of(self.margin)}."
-        return self.sentence + asked * (with_margin and self.margin > 0)
+        where = f"{self.where[:1].upper()}{self.where[1:]}: "
+        return where * bool(self.where) + self.sentence + asked * (with_margin and self.margin > 0)
 
 
 def read(records: list[Record]) -> list[Answer]:
@@ -38,11 +41,16 @@ def read(records: list[Record]) -> list[Answer]:
     """
     folders = Counter(record.folder.parent for record in records)
     files: dict[Path, Answer] = {}
+    where: dict[Any, str] = defaultdict(str)  # by id of a run
+    for word, key in (("with", "model"), ("on", "task")):
+        for run, name in zip(records, names, strict=True) if len(set(names := sources(records, key))) > 1 else ():
+            where[run.run.get("id")] += f" {word} {name}"
     for file in (file for folder in folders for file in folder.glob("answer-*.json")):
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
-            content = (str(document["sentence"]), by_rank(document), document, _rule(document))
-            answer = Answer(file.parent, *content, float(document.get("margin") or 0))
+            of, learned = where[document.get("reference_run")], by_rank(document)
+            content = (str(document["sentence"]), replace(learned, title=learned.title + of), document, _rule(document))
+            answer = Answer(file.parent, *content, float(document.get("margin") or 0), of.strip())
         except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
             continue  # a question without an answer yet, or a stranger's file
         files[file] = answer

@@ -172,7 +172,8 @@ def group(records: list[Record], asked: Record | None = None) -> list[Arm]:
         settings, context = _split(record)
         _home(arms, record, settings, contexts.setdefault(context, context))
     grouped = list(arms.values())
-    reference = _reference_context(_as_asked(grouped, asked), grouped)
+    alike = _as_asked(grouped, asked)  # on any task, of which a study may have several
+    reference = _reference_context([arm for arm in alike if any(run is asked for run in arm.runs)] or alike, grouped)
     for arm in grouped:
         arm.differs = _differences(arm, reference)
         _choose_lr(arm)

@@ -16,7 +16,6 @@ from rich.console import Group, RenderableType
 
 from rankwise.compare import by_replicate
 from rankwise.errors import plural
-from rankwise.identity import called
 from rankwise.metrics import NOTHING, named
 from rankwise.report import arms as arms_of
 from rankwise.report import formats as fmt
@@ -24,7 +23,7 @@ from rankwise.report.arms import Arm
 from rankwise.report.columns import Section
 from rankwise.report.equivalence import MISSING
 from rankwise.report.footnotes import marks, numbered
-from rankwise.report.naming import give_names
+from rankwise.report.naming import give_names, sources
 from rankwise.report.report import Report, compared, find_all, results
 from rankwise.report.summary import of_data
 from rankwise.report.table import BEST_OF_RATES, coverage, rendered
@@ -180,9 +179,7 @@ def build(paths: list[Path]) -> ByTask:
     """
     together: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     every_run = find_all(paths)
-    sources = [(str(at(run, "config.task.name")), at(run, "config.task.path")) for run in every_run]
-    names = called(sources)
-    task_of = {id(run): names[source] for run, source in zip(every_run, sources, strict=True)}
+    task_of = dict(zip(map(id, every_run), sources(every_run, "task"), strict=True))
     judged = {task_of[id(run)] for run in results(every_run)}  # others have nothing but trials
     where = ("config.model.name", "config.task.protocol", "provenance.model.fingerprint")
     for run in sorted(every_run, key=lambda run: run.status != FINISHED):
@@ -194,7 +191,7 @@ def build(paths: list[Path]) -> ByTask:
     rows: list[Row] = []
     notes: list[str] = []
     for (model, *_), runs in sorted(together.items()):
-        rows += _rows(model, runs, task_of, len(judged) == 1, notes)
+        rows += _rows(model, runs, task_of, every_run, len(judged) == 1, notes)
     give_names([row.arm for row in rows])
     models, protocols = len({row.model for row in rows}) > 1, len({row.arm.optimistic for row in rows}) > 1
     present = {task: arm for row in rows for task, arm in row.tasks.items()}
@@ -217,7 +214,9 @@ def _metrics(task: str, arm: Arm) -> Metrics:
     return _GLUE.get(task) or (task.split()[-1] if ":" in task else str(arm.first("config.task.metric")),)
 
 
-def _rows(model: str, runs: list[Record], task_of: dict[int, str], alone: bool, notes: list[str]) -> list[Row]:
+def _rows(
+    model: str, runs: list[Record], task_of: dict[int, str], every_run: list[Record], alone: bool, notes: list[str]
+) -> list[Row]:
     """The arms of one model and protocol; what is not comparable within its task is left out, with a note. ``alone``
     says that there is one task, whose name a score of lm-evaluation-harness goes without.
     """
@@ -226,9 +225,9 @@ def _rows(model: str, runs: list[Record], task_of: dict[int, str], alone: bool, 
         by_task[task_of[id(run)]].append(run)
     reports: dict[str, Report] = {}
     for task, here in by_task.items():
-        reports[task] = compared(here)
+        reports[task] = compared(here, read_with=every_run)
         for name in sorted({name for arm in reports[task].arms for name in arm.scores if ":" in name}):
-            reports[name if alone else f"{task} {name}"] = compared(here, name)
+            reports[name if alone else f"{task} {name}"] = compared(here, name, every_run)
         notes += of_data(here, f"the data of {task}")
         others = [arm for arm in reports[task].arms if not arm.comparable]
         counts = [plural(len(arm.runs or arm.unscored), "run") for arm in others]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rankwise import methods
@@ -11,6 +12,7 @@ from rankwise.identity import OFF, called
 
 if TYPE_CHECKING:
     from rankwise.report.arms import Arm
+    from rankwise.tracking.record import Record
 
 _ELSEWHERE = ("targets", "shots")  # settings that a name has at a place of their own
 
@@ -39,12 +41,18 @@ def name_sources(arms: list[Arm]) -> None:
     """Say of which model an arm is and on which task, where these differ; TF-IDF is of no model."""
     for key, shown, where in (("model", "{1} {0}", "with {1}"), ("task", "{0} on {1}", "{0} on {1}")):
         of = [arm for arm in arms if any(k.startswith(f"{key}.") and "fingerprint" not in k for k, _ in arm.context)]
-        configs = [(arm.runs or arm.unscored)[0].config.get(key) or {} for arm in of]
-        sources = [(str(config.get("name")), config.get("path")) for config in configs]
-        names = called(sources)
-        for arm, source in zip(of, sources, strict=True) if len(names) > 1 else ():
-            arm.label = shown.format(arm.label, names[source])
-            arm.where = where.format(arm.where, names[source]).strip()
+        names = sources([(arm.runs or arm.unscored)[0] for arm in of], key)
+        for arm, name in zip(of, names, strict=True) if len(set(names)) > 1 else ():
+            arm.label = shown.format(arm.label, name)
+            arm.where = where.format(arm.where, name).strip()
+
+
+def sources(runs: Sequence[Record], key: str) -> list[str]:
+    """What the ``model`` or the ``task`` of each run is called among these."""
+    configs = [run.config.get(key) or {} for run in runs]
+    pairs = [(str(config.get("name")), config.get("path")) for config in configs]
+    names = called(pairs)
+    return [names[pair] for pair in pairs]
 
 
 def tell_apart(arms: list[Arm]) -> None:

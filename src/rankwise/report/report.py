@@ -1,5 +1,6 @@
 """Records in, one Report out: everything that table, plots and page show is decided here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -47,7 +48,7 @@ class Report:
         several = len({answer.margin for answer in self.answers}) > 1
         title, *others = [answer.said(with_margin=several) for answer in self.answers] or [""]
         told = Headline(title) if title else headline(self.families, self.reference, self.metric)
-        others += [f"{answer.folder.name}: {answer.sentence}" for answer in self.elsewhere]
+        others += [f"{answer.folder.name}: {answer.said(with_margin=False)}" for answer in self.elsewhere]
         return replace(told, others=(*told.others, *others))
 
     @cached_property
@@ -152,10 +153,14 @@ def build(paths: list[Path], score: str | None = None) -> Report:
     return compared(find_all(paths), score)
 
 
-def compared(every_run: list[Record], score: str | None = None) -> Report:
-    """The arms of these records, compared. Raises Refused as ``build`` does."""
-    records = results(every_run)
-    answered = read(records)
+def compared(every_run: list[Record], score: str | None = None, read_with: Sequence[Record] = ()) -> Report:
+    """The arms of these records, compared. Raises Refused as ``build`` does.
+
+    Where a folder also has runs that were ``read_with`` them, an answer is theirs only if its reference is.
+    """
+    records, own_ids = results(every_run), {run.run.get("id") for run in every_run}
+    mixed = {run.folder.parent for run in read_with if run.run.get("id") not in own_ids}
+    answered = [a for a in read(records) if a.folder not in mixed or a.document.get("reference_run") in own_ids]
     ids = [answer.document.get("reference_run") for answer in answered[:1]]
     asked = next((record for record in records if record.run.get("id", "") in ids), None)
     arms = group(records, asked)
