@@ -113,9 +113,19 @@ class ValueScorer(Scorer):
             return {"pearson": nothing, "spearman": nothing} | errors
         r, rho = (max(-1.0, min(1.0, METRICS[name].value(*centred))) for name in ("pearson", "spearman"))
         # Spearman's by Bonett and Wright (2000), brought back from Fisher's z.
-        se = (1 - r**2) / math.sqrt(n - 1), (1 - rho**2) * math.sqrt((1 + rho**2 / 2) / max(1, n - 3))
-        pearson, spearman = {"value": r, "se": se[0], "n": n}, {"value": rho, "se": se[1], "n": n}
+        se = (1 - rho**2) * math.sqrt((1 + rho**2 / 2) / max(1, n - 3))
+        pearson, spearman = {"value": r, "se": _jackknife(*centred), "n": n}, {"value": rho, "se": se, "n": n}
         return {"pearson": pearson, "spearman": spearman} | errors
+
+
+def _jackknife(y_N: np.ndarray, x_N: np.ndarray) -> float:
+    """The standard error of a correlation of centred values, which need not be normal, from those without each item in
+    turn (Efron and Tibshirani 1993, ch. 11)."""
+    n = len(y_N)
+    yx, yy, xx = (float(a @ b) - a * b * (n / (n - 1)) for a, b in ((y_N, x_N), (y_N, y_N), (x_N, x_N)))
+    varied = (yy > 1e-12 * (y_N @ y_N)) & (xx > 1e-12 * (x_N @ x_N))  # else the items left are constant
+    r_N = np.divide(yx, np.sqrt(np.abs(yy * xx)), out=np.zeros(n), where=varied)
+    return float(r_N.std()) * math.sqrt(n - 1)
 
 
 def mean_score(values_N: np.ndarray) -> Score:
