@@ -37,7 +37,7 @@ PREDICTIONS = """`predictions.parquet` beside it has a line per test item:
 
 | column | of classes | of values | of written text |
 | --- | --- | --- | --- |
-| `item` | the number of the row, the same in every run | as left | as left |
+| `item` | number of the row from 0, also of rows left out, through all files | as left | as left, each completion |
 | `label` | number of the right class in `provenance.data.classes` | the right value | how many tokens were asked |
 | `prediction` | number of the class that was chosen | the value that was said | |
 | `score` | probability of the last class, of two that of class 1 | as `prediction` | sum of their losses, nats |

@@ -291,12 +291,12 @@ def test_reasoning_tasks_are_made_of_questions_and_answers():
     assert len(pairs) == 60 and all("leg" in question and answer.isdecimal() for question, answer in pairs)
 
 
-def test_an_empty_answer_does_not_move_those_behind_it_where_a_scorer_goes_by_rows():
-    rows = [(f"row {i}", {"prompt": "x", "completion": text}) for i, text in enumerate(("a", "", "b"))]
-    task = Task("t", kind="causal_lm", prompt="prompt", completion="completion", skip_empty=True)
-    for name, items in (("leg_counting", [0, 2]), (None, [0, 1])):
-        found = examples(replace(task, reasoning=name), [Table("t", lambda: iter(rows))], Counter())
-        assert [example.item for example in found if example] == items
+def test_a_row_that_is_left_out_does_not_move_those_behind_it():
+    rows = [(f"row {i}", {"prompt": "x", "completion": text, "part": "train"}) for i, text in enumerate(("a", "", "b"))]
+    rows += [("row 4", None), ("row 5", rows[0][1] | {"part": "other"}), ("row 6", rows[0][1])]
+    task = Task("t", kind="causal_lm", prompt="prompt", completion="completion", skip_empty=True, split="part")
+    found = examples(replace(task, splits={"train": "train"}), [Table("t", lambda: iter(rows))] * 2, Counter())
+    assert [example.item for example in found if example] == [0, 2, 4, 5, 7, 9], "a format leaves out what is no row"
 
 
 def test_conversations_of_other_layouts_are_the_same(tmp_path):

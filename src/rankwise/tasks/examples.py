@@ -181,9 +181,8 @@ def class_name(value: object) -> str:
 def examples(task: Task, tables: Sequence[Table], empty: Counter[str]) -> Iterator[Example | None]:
     """The examples of all tables in order, one at a time; None for a row that is left out: by its format, or empty.
 
-    An example's item is its place among all examples, those near zero that ``min_abs_label`` drops included; rows that
-    are left out are none, but of ``reasoning``, whose scorer goes by the numbers of rows. In ``empty`` is counted which
-    column left out how many.
+    An example's item is the number of its row from 0, through all tables, also of those that are left out, but by their
+    format; of a row with several examples each has one. In ``empty`` is counted which column left out how many.
     Raises Refused for a cell that does not fit, naming file, line and column, for a header that comes again, and for a
     table without rows.
     """
@@ -210,8 +209,9 @@ def examples(task: Task, tables: Sequence[Table], empty: Counter[str]) -> Iterat
                 if not task.skip_empty:
                     raise
                 empty[str(lacks).partition(": ")[0]] += 1
-                made, item = None, item + bool(task.reasoning)
+                made = None
             if made is None:
+                item += 1
                 yield None
                 continue
             any_read = True
