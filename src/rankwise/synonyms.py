@@ -111,6 +111,7 @@ _MEANINGS = {  # what it is here: words for it that are not its own last part; o
     "task.generation.beams": "num_beams",
     "nothing: what is written is greedy, or of task.generation.beams": "do_sample temperature top_p top_k",
     "task.metric=matthews": "task.metric=mcc task.metric=matthews_correlation",
+    "task=local task.path=FILE task.text=COLUMN task.label=COLUMN": "--data --dataset --input --file",
     "task": "data dataset datasets dataset_name datamodule",
     "task.path": "dataset_path dataset_dir data_path data_dir",
     "task.path, and task.files={train: NAME, test: NAME}": "data_files train_file validation_file test_file",

@@ -45,6 +45,8 @@ def overrides(words: list[str]) -> list[str]:
         if not name or (not equals and not typed.startswith("~")):
             group = next((group for group in GROUPS if word in options(group)), None)
             near = f" (did you mean {group}={word}?)" if group else meaning(Path(word).suffix)
+            if not near and Path(word).is_file():
+                near = f" (here it is task=local task.path={word} task.text=COLUMN task.label=COLUMN)"
             if number and str in _kinds(words[number - 1]):  # it may be the rest of a name
                 rest = itertools.takewhile(lambda other: "=" not in other, words[number:])
                 near = f" (with a blank, quote it: '{' '.join([words[number - 1], *rest])}')"

@@ -327,7 +327,8 @@ def explain(error: BaseException, words: Collection[str] = ()) -> str:
         key, _, value = str(error.override).strip("'\"").partition("=")
         if re.match(r"{(.*,)?[^:,{}]*[^\x00-\x7f:,{}][^:,{}]*:.*}$", value):
             return f"{error.override}: a key in braces has letters of ASCII alone; of a class, * stands for any others"
-        plain = value and not set("'\"[]{}()") & set(value)
+        is_text = str in get_args(hint := known_keys().get(key, (None,))[0]) or hint is str
+        plain = value and not set("'\"" if is_text else "'\"[]{}()") & set(value)
         twice = f'{key}="{value}"' if plain else 'KEY="VALUE"'
         return f"{error.override}: cannot be read as key=value; quote twice what has spaces or other signs: '{twice}'"
     for cause in _causes(error):
