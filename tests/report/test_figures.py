@@ -60,3 +60,12 @@ def test_the_margin_lies_within_the_axis_though_a_rank_scores_far_better(tmp_pat
     (limit,) = (line.get_ydata()[0] for line in ax.lines if line.get_label() == "full − margin")
     full = build([tmp_path / "study"]).reference.scores["accuracy"].point
     assert ax.get_ylim()[0] < limit == pytest.approx(100 * full - 5)
+
+
+def test_scores_that_are_all_one_have_an_axis(tmp_path, drawn):
+    for rank in (4, 8):
+        record = write_run(tmp_path / "study", rank=rank, task__margin=0.0)
+        record.metrics["test"] = {"accuracy": {"value": 0.0, "se": 0.0, "n": 10}}
+        record.write()
+    (ax,) = drawn()["rank"][0].axes
+    assert ax.get_ylim()[0] <= 0 < ax.get_ylim()[1] < 5

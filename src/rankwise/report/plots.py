@@ -299,7 +299,7 @@ def _range(points: Sequence[float], ends: Sequence[float], margin: float) -> tup
     low, high = min(points), max(points)
     room = max(high - low, 3 * margin)
     low, high = max(min([low, *ends]), low - room), min(max([high, *ends]), high + room)
-    pad = 0.08 * (high - low)
+    pad = 0.08 * (high - low) or margin or 0.01
     return low - pad, high + pad
 
 
