@@ -9,6 +9,7 @@ from synthetic_study import answers, printed, write_run, write_study
 
 from rankwise.cli import main
 from rankwise.report import by_task
+from rankwise.report.page import html
 from rankwise.report.report import build
 from rankwise.study.app import call_hydra
 from rankwise.tracking.record import find
@@ -341,3 +342,16 @@ def test_what_find_answered_on_one_task_says_nothing_of_another_in_the_study(tmp
     assert report.reference.where == "on a" and report.answers[1].by_rank.title.endswith("of every rank on b")
     (tmp_path / "answer-a.json").unlink()
     assert read(tmp_path).rows[0].passed == {"a": False, "b": True}, "a by all runs"
+
+
+def test_an_arm_of_another_task_lost_no_score_and_the_report_points_to_that_by_task(tmp_path):
+    write_study(tmp_path, {8: 0.81})
+    assert "--by task" not in printed(build([tmp_path]))
+    other = write_run(tmp_path, "lora", 8, task__name="grades", data="grades")
+    other.metrics["test"] = {"pearson": {"value": 0.9, "se": 0.01, "n": 10}}
+    other.write()
+    report = build([tmp_path])
+    (found,) = [arm for arm in report.arms if arm.where == "on grades"]
+    assert "without a finite score" not in " ".join(found.flags)
+    said = "The runs are of 2 tasks, of which this report compares one: rankwise report PATH --by task sets them"
+    assert all(said in " ".join(text.split()) for text in (printed(report), report.to_markdown(), html(report)))

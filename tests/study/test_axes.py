@@ -22,7 +22,7 @@ from rankwise.run import run
 from rankwise.study import launcher, outdated
 from rankwise.study.axes import excluded, paired
 from rankwise.study.compose import composed, from_snapshot
-from rankwise.study.multirun import _run_here
+from rankwise.study.multirun import _run_here, say_report
 from rankwise.study.outcome import Outcome
 from rankwise.study.tuning import Tuning
 from rankwise.study.worker import SKIPPED
@@ -204,6 +204,11 @@ def test_where_to_compare_is_said_of_every_folder_once_a_run_of_several_has_fini
     _run_here(Elsewhere(), runs, [], None)
     places = f"{folder(runs[0]).parent} '{folder(runs[2]).parent}'"
     assert capsys.readouterr().err.endswith(f"rankwise: to compare them: rankwise report {places}\n")
+    runs[0].task.name = "another"
+    say_report(runs[1:])
+    say_report(runs)
+    ends = [line.rpartition(places)[2] for line in capsys.readouterr().err.splitlines()]
+    assert ends == ["", " --by task"]
 
 
 @pytest.mark.parametrize("given", [

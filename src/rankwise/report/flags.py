@@ -83,7 +83,8 @@ def flag(arms: list[Arm], reference: Arm | None, comparisons: dict[int, Comparis
 def of_training(arm: Arm, metric: Metric) -> list[str]:
     """How the training of an arm's runs went wrong: what its score cannot be taken at face value for."""
     lost = sum((run.scores.get(metric.name) or {}).get("value") is None for run in arm.runs)
-    missing = [f"{lost}/{len(arm.runs)} without a finite score, not in the mean"] if lost else []
+    asked = any(metric.name in run.scores for run in arm.runs)  # another task may have no such score
+    missing = [f"{lost}/{len(arm.runs)} without a finite score, not in the mean"] if lost and asked else []
     return [*unfit(arm, metric, None), *collapse(arm.runs), *missing, *lr_edge(arm), *_cut_short(arm)]
 
 

@@ -15,6 +15,7 @@ from rankwise.report.arms import UNDER_TRAINED, Arm, beside, covered
 from rankwise.report.equivalence import ONE_SEED
 from rankwise.report.flags import collapse, lr_edge
 from rankwise.report.formats import items, listed, percent, si, span, three
+from rankwise.report.naming import sources
 from rankwise.report.sufficiency import LEVEL, Step, Sufficiency
 from rankwise.statistics import Bootstrap
 from rankwise.tracking.fields import at
@@ -158,7 +159,7 @@ def notes(report: Report) -> list[str]:
         lines.append(f"None of these runs is a result ({chose}): fresh seeds have yet to judge.")
     elif staged:
         lines.append(f"Left out of the comparison, for which they chose: {chose}.")
-    lines += [*margin(report), *filter(None, [_counts(records, arms), report.total])]
+    lines += [*tasks(report), *margin(report), *filter(None, [_counts(records, arms), report.total])]
     lines += [*budget(arms, reference or arms[0]), *evaluation(report), *tuning.rates(arms), *of_data(records)]
     codes = {record.provenance.get("code") for record in records} - {None, ""}
     if len(codes) > 1:
@@ -357,6 +358,13 @@ def margin(report: Report) -> list[str]:
     else:
         sentences = [f"Margin of sameness, set in the config before the runs: {own.margin_of(m)}." for m in set_to]
     return [*other_score(report), *sentences]
+
+
+def tasks(report: Report) -> list[str]:
+    """That one of several tasks is compared, if so."""
+    several = len(set(sources(report.records, "task")))
+    how = "rankwise report PATH --by task sets them side by side"
+    return [f"The runs are of {several} tasks, of which this report compares one: {how}."] * (several > 1)
 
 
 def other_score(report: Report) -> list[str]:

@@ -24,7 +24,7 @@ from rankwise.report.arms import Arm, covered, writing
 from rankwise.report.columns import Column, Section, cells, chosen, second_metrics, section, shown
 from rankwise.report.equivalence import ALONE, UNFIT
 from rankwise.report.footnotes import numbered
-from rankwise.report.summary import of_data, other_score
+from rankwise.report.summary import of_data, other_score, tasks
 from rankwise.tracking.fields import at
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def render(report: Report) -> RenderableType:
     columns = shown(report, "main")
     there = [c.header for c in columns if any(c.get(arm) is not None for arm in report.arms)]
     about = " ".join(words for header, words in _ABOUT.items() if header in there)
-    notes = [*other_score(report), *of_data(report.records), interval_note(report), about, report.total]
+    notes = [*tasks(report), *other_score(report), *of_data(report.records), interval_note(report), about, report.total]
     said = [*map(Text, numbered(report.arms)), *(Text(text, style="dim") for text in notes if text)]
     return Group(title, *details, Padding(Wide(_of_arms(report, columns)), (1, 0)), *said, *more)
 

@@ -129,7 +129,8 @@ def say_report(configs: Sequence[Config]) -> None:
     """Say how runs are compared, where there are several and not all of them failed."""
     if len(configs) > 1 and any(map(records.is_done, configs)):
         places = dict.fromkeys(str(folder(config).parent) for config in configs)
-        print(f"rankwise: to compare them: rankwise report {shlex.join(places)}", file=sys.stderr)
+        by = " --by task" * (len({(config.task.name, config.task.path) for config in configs}) > 1)
+        print(f"rankwise: to compare them: rankwise report {shlex.join(places)}{by}", file=sys.stderr)
 
 
 def launcher_of(overrides: Sequence[str]) -> LocalLauncher:
