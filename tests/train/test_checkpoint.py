@@ -223,10 +223,19 @@ def test_of_a_torn_checkpoint_the_one_before_it_is_taken_and_one_that_is_a_progr
     assert cut(config, 3)[0] == 1 and not list(folder(config).glob("checkpoint*")) and not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("change", [{"trainer__eval_batch_size": 7}, {"trainer__deterministic": False}], ids=str)
-def test_a_checkpoint_of_another_command_is_not_gone_on_from(tiny, change):
-    cut(longer(tiny), 25)
-    assert cut(longer(tiny, **change), 3)[0] == 1
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"trainer__eval_batch_size": 7}, "eval_batch_size 64, now 7"),
+        ({"trainer__threads": 2}, "threads 1, now 2"),
+        ({"trainer__deterministic": False}, ""),  # another run
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_another_command_is_not_gone_on_from(tiny, change, says, capsys):
+    cut(longer(tiny, trainer__threads=1), 25)
+    assert cut(longer(tiny, **{"trainer__threads": 1} | change), 3)[0] == 1
+    assert capsys.readouterr().err == (f"rankwise: from the first step, not its checkpoint: {says}\n" if says else "")
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

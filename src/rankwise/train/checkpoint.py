@@ -6,6 +6,7 @@ random numbers, and where the run is; never the frozen base.
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
+from rankwise.config import flat
 from rankwise.identity import canonical
 from rankwise.machine import is_no_room
 from rankwise.measure.clock import Clock
@@ -49,11 +51,13 @@ class Checkpoints(pl.Callback):
         self.journal, self.clock, self.began = journal, clock, time.perf_counter()
         self.before_s = record.compute.get("seconds", {}).get("total_s") or 0.0  # of attempts that were cut
         self.random: dict[str, Any] = {}
-        # Another command, machine, data or version would end elsewhere: then the run starts anew.
-        settings = {key: record.compute.get(key) for key in ("device", "precision", "threads", "quant_error")}
-        made = {key: record.provenance.get(key) for key in ("code", "packages", "data", "model")}
-        config = [canonical(record.config), record.config["trainer"]["eval_batch_size"]]
-        self.made_by = json.dumps([config, settings, made], sort_keys=True, default=str)
+        # With another of these it would end elsewhere, so it starts anew. On other hardware it goes on, and may, too.
+        made: dict[str, Any] = {
+            key: record.compute.get(key) for key in ("device", "precision", "threads", "quant_error")
+        }
+        made |= {key: record.provenance.get(key) for key in ("code", "packages", "data", "model")}
+        made |= {"config": canonical(record.config), "eval_batch_size": record.config["trainer"]["eval_batch_size"]}
+        self.made_by = {key: str(value) for key, value in flat(made).items()}
 
     def earlier(self) -> tuple[Path | None, int]:
         """The last good checkpoint of this very run and the stretches that it has trained, the journal as it was then;
@@ -64,13 +68,19 @@ class Checkpoints(pl.Callback):
         return file, stretches
 
     def _earlier(self) -> tuple[Path | None, int, list[dict[str, Any]]]:
+        other: list[str] = []
         for file in self.files:
             try:
                 state = torch.load(file, map_location="cpu", weights_only=True)["callbacks"]["Checkpoints"]
+                made_by = dict(state["made_by"])
             except Exception:  # not there, or torn in any way
                 continue
-            if state["made_by"] == self.made_by:
+            if made_by == self.made_by:
                 return file, state["stretches"], json.loads(state["journal"])
+            pairs = ((key, made_by.get(key), self.made_by.get(key)) for key in self.made_by | made_by)
+            other = [f"{key} {then}, now {now}" for key, then, now in pairs if then != now]
+        if other:
+            print(f"rankwise: from the first step, not its checkpoint: {'; '.join(other[:3])}", file=sys.stderr)
         for file in self.files:
             file.unlink(missing_ok=True)
         return None, 0, []
