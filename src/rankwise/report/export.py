@@ -85,7 +85,7 @@ def document(report: Report) -> dict[str, Any]:
 
 
 def _arm(report: Report, arm: Arm) -> dict[str, Any]:
-    lost, compared = forgotten(arm), _compared(report, arm)
+    lost, compared, rounds = forgotten(arm), _compared(report, arm), [] if arm.is_baseline else arm.rounds
     return arm.facts | {
         **{key: getattr(arm, key) for key in ("lr", "comparable", "churn", "unfit", "flags")},
         "rank_fraction": rank_fraction(arm),
@@ -106,12 +106,7 @@ def _arm(report: Report, arm: Arm) -> dict[str, Any]:
         "differs": {key: {"here": here, "reference": there} for key, (here, there) in arm.differs.items()},
         "same_as_full": _SAME.get(report.verdict(arm)) if report.short == "full" else None,
         "comparison": compared,
-        "trials": [
-            asdict(trial) | {"length": tuning.length(part)}
-            for part in arm.rounds
-            for trial in part.trials
-            if not arm.is_baseline
-        ],
+        "trials": [asdict(trial) | {"length": tuning.length(part)} for part in rounds for trial in part.trials],
         "unscored": [{"name": run.run.get("name"), "status": run.status} for run in arm.unscored],
     }
 

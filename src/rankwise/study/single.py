@@ -54,7 +54,6 @@ def describe(record: records.Record, config: Config) -> str:
 
 def _score(record: records.Record, name: str, score: dict[str, Any]) -> str:
     """``81.2 ± 1.7 % (95 % over test items)``, as a report has it."""
-    metric = metrics.named(name)
-    over = over_runs([(record, score)], within=metric.range)
+    over = over_runs([(record, score)], within=(metric := metrics.named(name)).range)
     known = " (95 % over test items)" if over and over.kind == "items" else ""
     return f"{metric.interval(over)}{' %' * metric.percent}{known}"
