@@ -89,7 +89,7 @@ def _tidy(run_folder: Path) -> None:
     """Remove what a finished run has no use for, and files that a process was writing when it was killed: of ours
     those of a longer name, of safetensors ``.tmp`` and six letters, as large as what is trained.
     """
-    partial = (path for name in (".*.*.*.*", ".tmp??????") for path in run_folder.glob(name))
+    partial = (path for name in (".*.*.[0-9]*.????????", ".tmp??????") for path in run_folder.glob(name))
     for path in [*(run_folder / name for name in UNFINISHED), *partial]:
         path.unlink(missing_ok=True)
     aside.drop(run_folder)

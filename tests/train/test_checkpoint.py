@@ -254,7 +254,7 @@ def test_a_checkpoint_holds_what_is_trained_and_two_moments_and_no_base(tiny, me
 def test_what_a_kill_at_the_very_end_left_is_gone_after_the_next_start(tiny):
     place = folder(tiny())
     run(tiny())
-    ours = (".config.yaml.1.ab", ".result.json.123.abcd", ".metrics.jsonl.1.ab", ".generations.jsonl.1.ab")
+    ours = [f".{name}.123.0123abcd" for name in ("config.yaml", "result.json", "metrics.jsonl", "generations.jsonl")]
     left = [place / name for name in (*UNFINISHED, ".tmp16dfbi", *ours)]
     for file in left:
         file.touch()
