@@ -47,25 +47,28 @@ def test_a_run_that_fails_is_tried_by_one_machine_and_told_by_all(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("status", "attempts", "before", "stands"),
+    ("ends", "before", "stands"),
     [
-        ("running", 2, 0, None),  # its process is gone
-        ("running", 3, 0, "failed"),
-        ("running", 3, 1, None),
-        ("stopped", 9, 0, None),  # in good order, as by a time limit
-        ("failed", 1, 0, "failed"),
-        ("failed", 1, 1, None),  # in an earlier study
-        ("finished", 1, 0, "finished"),
+        (["running"] * 2, 0, None),  # its process is gone
+        (["running"] * 3, 0, "failed"),
+        (["running"] * 3, 1, None),
+        (["running", "stopped", "running", "running"], 0, "failed"),
+        (["stopped"] * 9, 0, None),  # in good order, as by a time limit
+        ([*["stopped"] * 8, "running"], 0, None),
+        (["failed"], 0, "failed"),
+        (["failed"], 1, None),  # in an earlier study
+        (["finished"], 0, "finished"),
     ],
 )
-def test_what_is_left_to_take(status, attempts, before, stands, tmp_path):
-    one = config(tmp_path, "print")
+def test_what_is_left_to_take(ends, before, stands, tmp_path):
+    one, attempts, record = config(tmp_path, "print"), len(ends), None
     assert elsewhere(one, {}) is None
-    record = begin(one, None)
-    record.run |= {"status": status, "attempts": attempts}
-    if status in ("failed", "stopped"):
-        record.error = {"type": "Error", "message": "why"}
-    record.write()
+    for status in ends:
+        record = begin(one, record)
+        record.run["status"] = status
+        if status in ("failed", "stopped"):
+            record.error = {"type": "Error", "message": "why"}
+        record.write()
     found = elsewhere(one, {folder(one).name: before})
     assert (found and found.status) == stands
     again = elsewhere(replace(one, rerun=True), {folder(one).name: attempts})

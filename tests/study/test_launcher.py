@@ -313,7 +313,8 @@ def test_second_interrupt_kills(tmp_path):
     assert study.process.poll() is None and status(study.configs[1]) == "running"
     study.process.send_signal(signal.SIGINT)
     assert study.end()[0] == 130
-    assert [status(c) for c in study.configs] == ["stopped"] * 2
+    ended = [record.read(folder(c)) for c in study.configs]
+    assert [one.status for one in ended] == ["stopped"] * 2 and not record.deaths(ended[1]), "it was asked to"
 
 
 def test_runs_stop_when_the_launcher_is_killed(tmp_path, no_process_is_left):
@@ -381,14 +382,14 @@ def test_plain_progress_is_a_line_per_start_and_end(make, capsys):
 
 
 def test_correct_touches_only_what_is_untrue(make):
-    correct(folder(make("none")), "failed", None)
+    correct(folder(make("none")), "failed", {})
     assert not folder(make("none")).exists()
     done = record.begin(make("done"), None)
     done.run["status"] = "finished"
     done.write()
-    correct(folder(make("done")), "failed", None)
+    correct(folder(make("done")), "failed", {})
     assert status(make("done")) == "finished"
     torn = folder(make("done")) / "result.json"
     torn.write_text("{")
-    correct(torn.parent, "failed", None)
+    correct(torn.parent, "failed", {})
     assert torn.read_text() == "{"

@@ -289,8 +289,9 @@ class _Engine:
         if run.folder.exists() and not shutil.disk_usage(run.folder).free:  # for its last words either
             cause += ", and no space is left there; make room"
         end = own or End(STOPPED if self._signals.count else FAILED, cause)
-        error = {"type": "Error" if own else "Died", "message": end.error}
-        correct(run.folder, end.status, error if end.status == FAILED else None)
+        if end.status in (STOPPED, FAILED):
+            kind = "Stopped" if end.status == STOPPED else "Error" if own else "Died"
+            correct(run.folder, end.status, {"type": kind, "message": end.error or "stopped from outside"})
         if end.status == REFUSED and self._join is not None:  # other machines must know, too
             end = refuse(run.config, str(end.error), self._join.get(run.folder.name, 0))
         elif end.status == REFUSED:  # it has taken all else away itself

@@ -45,12 +45,13 @@ def elsewhere(config: Config, join: Mapping[str, int] | None = None) -> Outcome 
     if join is None or not (path / "result.json").exists():
         return None
     record, error = records.read(path), None
-    tries = record.run["attempts"] - join.get(path.name, 0)
+    before = join.get(path.name, 0)
+    tries, deaths = record.run["attempts"] - before, sum(number > before for number in records.deaths(record))
     rerun = (config.rerun and record.run.get("rerun")) or {}  # whose place the earlier result has taken again
     if tries > 0 and FAILED in (record.status, rerun.get("status")):
         error = str((rerun or record.error or {}).get("message"))
-    elif record.status == STOPPED and record.error is None and tries >= _DEATHS:
-        error = f"its process or machine died in {tries} attempts; the same command without --join tries again"
+    elif record.status == STOPPED and record.error is None and deaths >= _DEATHS:
+        error = f"its process or machine died in {deaths} attempts; the same command without --join tries again"
     elif not records.is_done(config) or (config.rerun and (tries <= 0 or rerun)):
         return None
     seconds = record.compute.get("seconds", {}).get("total_s") or 0.0
@@ -79,7 +80,7 @@ def score(name: str, value: float) -> str:
     return f"{name} {metrics.named(name).with_unit(value)}"
 
 
-def correct(path: Path, status: str, error: dict[str, Any] | None) -> None:
+def correct(path: Path, status: str, error: dict[str, Any]) -> None:
     """Rewrite a record that still says "running" though its process is gone. Any other is left as it is."""
 
     def end(record: Record) -> None:

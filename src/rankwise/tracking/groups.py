@@ -61,6 +61,7 @@ class RunInfo(TypedDict, total=False):
     ended: str | None
     pid: int
     host: str  # the machine's name
+    died: list[Count]  # of the attempts before, those that ended without a word
     answer: str  # of rankwise find, in the last run of its study
     rerun: Annotated[dict[str, Any], _Rerun]
     wandb: Annotated[dict[str, Any], _Mirror]

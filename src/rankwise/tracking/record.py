@@ -94,11 +94,18 @@ def begin(config: Config, earlier: Record | None) -> Record:
         "attempts": (earlier.run["attempts"] if earlier else 0) + 1,
         "pid": os.getpid(),
         "host": socket.gethostname(),
+        "died": deaths(earlier) if earlier else [],
     }
     compute: Compute = {}
     if earlier and earlier.status != FINISHED:  # of one that was killed its checkpoint tells more
         compute["seconds"] = {"total_s": earlier.compute.get("seconds", {}).get("total_s") or 0.0}
     return Record(run, plain(config), compute=compute, folder=folder(config))
+
+
+def deaths(record: Record) -> list[int]:
+    """The attempts at a run that ended without a word, the last among them where no process has the run any more."""
+    silent = record.status != FINISHED and record.error is None
+    return [*record.run.get("died", ()), *[record.run["attempts"]] * silent]
 
 
 def write_atomically(path: Path, text: str | Iterable[str]) -> None:
