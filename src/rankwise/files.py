@@ -43,13 +43,13 @@ def read_text(path: Path, kind: str, most_bytes: int = 2**20) -> str:
     raise Refused(f"{path}: not {kind} ({reason})")
 
 
-def read_json(path: Path, kind: str) -> Any:
-    """The value in a JSON file. Raises Refused, as ``read_text``, and for what is not JSON."""
+def read_json(path: Path, kind: str, remedy: str = "") -> Any:
+    """The value in a JSON file. Raises Refused, as ``read_text``, and, with the ``remedy``, for what is not JSON."""
     text = read_text(path, kind, 2**26)
     try:
         return _without_controls(json.loads(text)) if _ESCAPED.search(text) else json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Refused(f"{path}: not {kind} (not JSON: {error})") from None
+        raise Refused(f"{path}: not {kind} (not JSON: {error}){remedy}") from None
 
 
 def _without_controls(value: Any) -> Any:

@@ -135,7 +135,7 @@ def read(folder: Path) -> Record:
     Raises Refused for a file that is not a record, is damaged or is of a newer schema.
     """
     path = folder / "result.json"
-    record = parse(read_json(path, "a run's record"), path)
+    record = parse(read_json(path, "a run's record", "; remove it, and the run is made anew"), path)
     record.folder = folder
     if record.status == RUNNING and not lease.is_live(folder):
         record.run["status"] = STOPPED
