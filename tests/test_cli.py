@@ -4,6 +4,7 @@ import ctypes
 import itertools
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -247,6 +248,13 @@ def test_the_commonest_words_work_as_they_are():
 @pytest.mark.parametrize(("words", "rate"), [([], 0.1), (["method.lr=0.5"], 0.5), (["method=full", "lr=0.3"], 0.3)])
 def test_sgd_has_a_rate_of_its_own_until_one_is_given(words, rate):
     assert composed(split(["optim=sgd", *words])[1]).optim.lr == rate
+
+
+@pytest.mark.parametrize("words", ["-m seed=0,1", "-m seed=0,1 --rerun", "-m seed=0,1 rerun=true"])
+def test_who_interrupts_a_rerun_is_told_that_the_same_command_repeats_it(words, capsys, monkeypatch):
+    monkeypatch.setattr("rankwise.study.app.call_hydra", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert main(["train", *words.split()]) == 130
+    assert ("--rerun repeats what it has finished" in capsys.readouterr().err) == ("rerun" in words)
 
 
 @pytest.mark.parametrize("width", [80, 200])

@@ -66,7 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as done:  # argparse, after --help
         return int(done.code or 0)
     except KeyboardInterrupt:
-        print("rankwise: interrupted; the same command goes on, a cut run from its last checkpoint", file=sys.stderr)
+        goes_on = "the same command goes on, a cut run from its last checkpoint"
+        if not {"--rerun", "rerun=true"}.isdisjoint(arguments):
+            goes_on += "; --rerun repeats what it has finished, too: give only the values that are left"
+        print(f"rankwise: interrupted; {goes_on}", file=sys.stderr)
         return 130
 
 
