@@ -135,16 +135,18 @@ def test_moving_progress_fits_the_terminal_without_colours_where_none_are_wanted
     assert width == 80 or halfway.endswith("val/accuracy 75.0 %")
 
 
-def test_notes_on_the_data_are_said_once_a_study(tiny):
+def test_notes_on_the_data_and_what_a_tracker_lacks_are_said_once_a_study(tiny):
     screen = io.StringIO()
     console = Console(file=screen, width=200)
     for seed in (0, 1):
-        record = begin(tiny(seed=seed), None)
-        record.run["status"], record.provenance = FINISHED, {"data": {"notes": ["9 of 10 rows lose their end"]}}
+        record = begin(tiny(seed=seed, tracking__name="wandb"), None)
+        record.run |= {"status": FINISHED, "wandb": {"problem": "no answer from x.org"}}
+        record.provenance = {"data": {"notes": ["9 of 10 rows lose their end"]}}
         record.write()
         with progress.Display(1, 1, "", console=console) as shown:
-            show_end(shown, tiny(seed=seed), Outcome(record.folder, FINISHED, None, 1.0))
+            show_end(shown, tiny(seed=seed, tracking__name="wandb"), Outcome(record.folder, FINISHED, None, 1.0))
     assert screen.getvalue().count("rankwise: 9 of 10 rows lose their end\n") == 1
+    assert screen.getvalue().count("rankwise: wandb: not all of the run is there (no answer from x.org); its own") == 1
 
 
 def test_remaining_time():

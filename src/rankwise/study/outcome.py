@@ -14,6 +14,7 @@ from rankwise.study import progress
 from rankwise.study.worker import SKIPPED, End
 from rankwise.tracking import aside, lease
 from rankwise.tracking import record as records
+from rankwise.tracking.mirror import shortfall
 from rankwise.tracking.record import FAILED, FINISHED, RUNNING, STOPPED, Record
 
 _DEATHS = 3  # of a run with no word, each perhaps with its machine, before nobody takes it again
@@ -62,16 +63,17 @@ _said: set[tuple[Path, str]] = set()  # of the studies of this process
 
 
 def show_end(shown: progress.Display, config: Config, outcome: Outcome) -> None:
-    """Say how a run has ended, with its objective; and what its data made note of, once a study."""
+    """Say how a run has ended, with its objective; and what its data noted and its tracker lacks, once a study."""
     objective = None
     with contextlib.suppress(Refused):  # a record that cannot be read
         if outcome.status == FINISHED:
             record = records.read(outcome.folder)
             objective = record.objective
-            for note in record.provenance.get("data", {}).get("notes", ()):
+            notes = [f"rankwise: {note}" for note in record.provenance.get("data", {}).get("notes", ())]
+            for note in [*notes, *filter(None, [shortfall(record)])]:
                 if (outcome.folder.parent, note) not in _said:
                     _said.add((outcome.folder.parent, note))
-                    shown.say(f"rankwise: {note}")
+                    shown.say(note)
     shown_score = "" if objective is None else score(config.objective, objective)
     shown.ended(outcome.folder.name, outcome.status, outcome.seconds, shown_score, outcome.error)
 

@@ -59,9 +59,15 @@ class Mirror:
         if not problem and not any(line.get("ended") for line in lines):
             problem = "no answer"
         record.run[self._name] = about | ({"problem": problem} if problem else {})  # type: ignore[literal-required]
-        if problem:
-            remedy = _PUSH.format(shlex.quote(str(record.folder.parent))) if self._name == "wandb" else ""
-            print(
-                f"rankwise: {self._name}: not all of the run is there ({problem}); its own files are whole{remedy}",
-                file=sys.stderr,
-            )
+        if line := shortfall(record):
+            print(line, file=sys.stderr)
+
+
+def shortfall(record: Record) -> str:
+    """Why not all of a run is with its tracker, and what then helps: one line, empty where all is there."""
+    run: dict[str, Any] = {**record.run}
+    name = str((record.config.get("tracking") or {}).get("name") or "wandb")
+    if not (problem := run.get(name, {}).get("problem")):
+        return ""
+    remedy = _PUSH.format(shlex.quote(str(record.folder.parent))) if name == "wandb" else ""
+    return f"rankwise: {name}: not all of the run is there ({problem}); its own files are whole{remedy}"
