@@ -210,14 +210,6 @@ class Bootstrap:
         """Upper end of the 90 % interval."""
         return self.limits(0.90)[1]
 
-    def noise(self, tail: float = 0.05) -> float:
-        """The standard error of a one-sided limit that comes from drawing so many resamples and no more.
-
-        Of a quantile q of B normal values √(q (1 − q) / B) / φ(z).
-        """
-        density = math.exp(-(special.ndtri(tail) ** 2) / 2) / math.sqrt(2 * math.pi)
-        return self._wider(tail) * self.over_items * math.sqrt(tail * (1 - tail) / len(self.means)) / density
-
     def limits(self, level: float) -> tuple[float, float]:
         """Both ends of the interval, within what the metric allows."""
         tail = (1 - level) / 2

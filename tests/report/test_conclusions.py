@@ -1,7 +1,6 @@
 """What may not be concluded: from runs that learned nothing, were cut short by the budget, or had more rates to try."""
 
 import csv
-import dataclasses
 import io
 import itertools
 import re
@@ -198,20 +197,6 @@ def test_seeds_that_are_crossed_with_data_seeds_are_counted_as_two_factors(tmp_p
     ]
     over_seeds = stats.t.ppf(0.975, 2) * np.std(means, ddof=1) / np.sqrt(3)
     assert score.half > 0.98 * over_seeds > 3 * 1.96 * np.std(means) / np.sqrt(6)
-
-
-def test_a_limit_within_the_bootstraps_own_noise_of_the_margin_is_borderline(tmp_path):
-    write_study(tmp_path, {8: 0.82})
-    report = build([tmp_path])
-    (family,) = report.families
-    (step,) = family.steps
-    noise = step.comparison.bootstrap.noise(family.level)
-    for distance, said in ((1, True), (-1, True), (3, False), (-3, False)):
-        moved = dataclasses.replace(family, margin=distance * noise - step.low)
-        assert moved.borderline == said
-        told = dataclasses.replace(report, families=[moved])
-        for text in (str(told.headline), told.to_methods(), told.to_latex()):
-            assert text.count("Borderline: a limit is so near the margin") == said
 
 
 @pytest.mark.parametrize(

@@ -176,13 +176,6 @@ def test_interval_of_few_seeds_misses_the_truth_in_at_most_5_percent(seeds, seed
     assert missed / studies <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / studies)
 
 
-def test_the_noise_of_a_limit_is_what_other_bootstrap_samples_would_move_it_by():
-    rng = np.random.default_rng(6)
-    found = [paired(np.zeros(2), rng.standard_normal((1_000, 1)).repeat(2, 1)) for _ in range(300)]
-    assert np.std([boot.low for boot in found]) == pytest.approx(found[0].noise(), rel=0.15)
-    assert np.std([boot.limits(0.98)[0] for boot in found]) == pytest.approx(found[0].noise(0.01), rel=0.15)
-
-
 def test_no_limit_and_no_detectable_deficit_is_more_than_the_metric_allows():
     points = np.array([-0.2, 0.3])  # two seeds: t of one degree of freedom
     found = paired(points, np.tile(points, (1_000, 1)), most=1.0)

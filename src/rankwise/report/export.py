@@ -70,7 +70,6 @@ def document(report: Report) -> dict[str, Any]:
                 "level": f.level,
                 "conclusive": f.conclusive,
                 "reason": f.reason,
-                "borderline": f.borderline,
                 "detectable": f.detectable and f.detectable[1],
                 "steps": [
                     {"arm": s.arm.called, "rank": s.arm.rank}

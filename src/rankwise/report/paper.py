@@ -13,7 +13,7 @@ from rankwise.errors import plural
 from rankwise.report import tuning
 from rankwise.report.formats import si
 from rankwise.report.naming import differing, kind, worded
-from rankwise.report.summary import BORDERLINE, budget, evaluation, margin, of_data, tests
+from rankwise.report.summary import budget, evaluation, margin, of_data, tests
 from rankwise.report.table import written_with
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record
@@ -68,7 +68,7 @@ def markdown(report: Report, wanted: Sequence[str] = ()) -> str:
 def _tests(report: Report) -> list[str]:
     compared = any(c.bootstrap for c in report.comparisons.values())
     lines = [*(margin(report) if compared else []), *(a.decided_by for a in report.answers)]
-    return [*filter(None, lines), *tests(report), *[BORDERLINE] * any(family.borderline for family in report.families)]
+    return [*filter(None, lines), *tests(report)]
 
 
 def _models(report: Report) -> str:

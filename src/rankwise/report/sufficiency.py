@@ -64,15 +64,6 @@ class Sufficiency:
         tested = [(s, s.comparison.detectable(self.level)) for s in self.steps if s.passed is not None]
         return max(tested, key=lambda pair: math.inf if pair[1] is None else pair[1], default=None)
 
-    @property
-    def borderline(self) -> bool:
-        """Whether a limit that decided lies so near the margin that other bootstrap samples might decide otherwise."""
-        return any(
-            abs(s.low + self.margin) < 2 * boot.noise(self.level)
-            for s in self.steps
-            if s.passed is not None and s.low is not None and (boot := s.boot)
-        )
-
 
 def smallest_sufficient(
     arms: list[Arm], reference: Arm, comparisons: dict[int, Comparison], margin: float

@@ -24,8 +24,6 @@ from rankwise.tracking.record import FAILED, FINISHED, RUNNING, STOPPED, Record
 if TYPE_CHECKING:
     from rankwise.report.report import Report
 
-BORDERLINE = "Borderline: a limit is so near the margin that another bootstrap sample may decide otherwise."
-
 
 @dataclass(frozen=True)
 class Headline:
@@ -128,8 +126,6 @@ def _details(family: Sufficiency, reference: Arm, metric: Metric) -> list[str]:
         details.append(f"Best learning rate at the edge of its grid, a better one may lie outside: {', '.join(edge)}.")
     if stopped and stopped.reason:
         details.append(f"The sequence stops at {stopped.arm.called}, which was not judged: {stopped.reason}.")
-    if family.borderline:
-        details.append(BORDERLINE)
     if (least := family.detectable) and not family.answer:
         of, deficit = f" of {least[0].arm.called}" if len(family.steps) > 1 else "", least[1]
         shown = "none, with so few seeds and rows" if deficit is None else metric.width(deficit)
