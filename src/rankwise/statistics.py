@@ -154,13 +154,6 @@ def seed_weights(seeds: int, replicates: int, seed: int) -> Floats:
     return 1 / seeds + (drawn - drawn.mean(1, keepdims=True)) / math.sqrt(seeds * (seeds - 1))
 
 
-def widened(estimate: float, replicates: Floats, df: int) -> tuple[float, float]:
-    """The 95 % percentile interval of a bootstrap over seeds, widened by t/z for the degrees of freedom."""
-    factor = float(special.stdtrit(df, 0.975)) / Z95
-    low, high = (estimate + factor * (float(q) - estimate) for q in np.quantile(replicates, [0.025, 0.975]))
-    return low, high
-
-
 @dataclass(frozen=True)
 class Bootstrap:
     """A mean difference, and how uncertain it is for its seeds and for its test items.

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import special
 
 from rankwise import metrics
 from rankwise.claims.claim import Estimate, NotRun, Spec
@@ -11,7 +12,7 @@ from rankwise.claims.selection import Compared, compared, runs_of, words
 from rankwise.compare import by_replicate
 from rankwise.errors import plural
 from rankwise.report.arms import whole_rates
-from rankwise.statistics import Floats, seed_weights, widened
+from rankwise.statistics import Z95, Floats, seed_weights
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import Record
 
@@ -47,7 +48,9 @@ def best_lr_ratio(records: Sequence[Record], of: Spec, to: Spec) -> Estimate:
             raise NotRun(f"the best learning rate of {words(spec)} is the end of its grid in {ends:.0%} of resamples")
         replicates.append(resampled)
     ratio, spread = optima[0] - optima[1], replicates[0] - replicates[1]
-    low, high = (10**end for end in widened(ratio, spread[np.isfinite(spread)], n - 1))
+    wider = special.stdtrit(n - 1, 1 - OPEN) / Z95
+    quantiles = np.quantile(spread[np.isfinite(spread)], [OPEN, 1 - OPEN])
+    low, high = (10 ** float(ratio + wider * (q - ratio)) for q in quantiles)
     note = f"best learning rates {10 ** optima[0]:.2g} and {10 ** optima[1]:.2g}"
     return Compared(runs_sl, note).estimate(10**ratio, low, high)
 
