@@ -89,6 +89,9 @@ def test_it_loads_by_peft_alone(trained, saved_base, other_head, logits, tmp_pat
         files = [*out.iterdir(), *run.adapter.iterdir()]
         (tmp_path / "usual").touch()
         assert {file.stat().st_mode for file in files} == {(tmp_path / "usual").stat().st_mode}
+        length = json.loads((out / "tokenizer_config.json").read_text())["model_max_length"]
+        assert keys is LANGUAGE or length == run.config.task.max_length
+        assert ("\nlabels = " in card) == (keys is REGRESSION)
         cases += [[str(folder), card.split("```python\n")[1].split("```")[0]] for folder in (out, run.adapter)]
         wanted += [logits(model, tokenizer)] * 2
     done = subprocess.run(

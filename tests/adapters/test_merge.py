@@ -1,13 +1,14 @@
 """A merged model is the same model, and what cannot be is refused."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from rankwise.adapters import loading, score
 from rankwise.adapters.merge import fold, merge
@@ -15,6 +16,7 @@ from rankwise.adapters.runs import Run
 from rankwise.adapters.shrink import shrink
 from rankwise.cli import main
 from rankwise.errors import Refused
+from rankwise.tasks.sources import synthetic
 from rankwise.tracking.predictions import read
 
 LANGUAGE = {"task": "synthetic_lm", "targets": "qv", "objective": "val/perplexity", "method__lr": 1e-2}
@@ -145,7 +147,32 @@ def test_a_regression_keeps_its_single_output(trained, logits, other_head, tmp_p
     merge(trained("bert", model__path=other_head("bert"), **keys), tmp_path / "merged", "fp32")
     assert logits(*plain(tmp_path / "merged")).shape == (2, 1)
     assert json.loads((tmp_path / "merged/config.json").read_text())["problem_type"] == "regression"
-    assert "× logit +" in (tmp_path / "merged/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [("bert", "fp32"), ("bert", "bf16"), ("roberta", "fp32"), ("gpt2", "fp32")]
+)
+def test_a_merged_regression_answers_in_the_unit_of_the_labels(trained, tmp_path, capsys, shape, dtype):
+    moods = synthetic(300, "regression")
+    rated = "".join(f"{row['text']},{7 + row['label'] / 2}\n" for row in moods)
+    (tmp_path / "a.csv").write_text(f"text,label\n{rated}")
+    local = {"task": "local", "task__path": str(tmp_path / "a.csv"), "task__max_length": 12}
+    run = trained(shape, **local, task__kind="regression", task__metric="pearson", objective="val/pearson")
+    out = tmp_path / "merged"
+    assert main(["adapter", "merge", str(run.folder), "--out", str(out), "--dtype", dtype]) == 0
+    kept = read(run.folder, run.name)
+    texts = [moods[item]["text"] for item in kept.items]
+    assert max(map(len, texts)) > 20, "some are cut"
+    said = np.array([one["score"] for one in pipeline("text-classification", model=str(out))(texts, truncation=True)])
+    told, card = capsys.readouterr().out, (out / "README.md").read_text()
+    if shape == "gpt2" or dtype == "bf16":  # a head without bias, and one that would round the mean
+        scale, mean = re.findall(r"^labels = (\S+) \* logits \+ (\S+)$", card, re.MULTILINE)[0]
+        assert f"outputs: one value; label = {scale} × logit + {mean}\n" in told
+        said = float(scale) * said + float(mean)
+    else:
+        assert "labels = " not in card and "outputs: one value, the label\n" in told
+    assert np.ptp(kept.columns["prediction"]) > 0.005
+    np.testing.assert_allclose(said, kept.columns["prediction"], atol=1e-5 if dtype == "fp32" else 0.02)
 
 
 @pytest.mark.parametrize("shape", ["llama", "gpt2"])

@@ -91,7 +91,7 @@ def write(folder: Path, run: Run, asset: assets.Asset, kind: str, notes: list[st
         facts="\n".join(f"- {fact}" for fact in facts + notes),
         scores="\n".join(rows),
         study=_study(run),
-        recipe="\n".join(recipe(run, asset, kind)),
+        recipe="\n".join([*recipe(run, asset, kind), *usage(run, scorer)]),
         config=yaml.safe_dump(_elsewhere(canonical(plain(run.config))), sort_keys=False),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
@@ -127,8 +127,25 @@ def outputs(run: Run, scorer: Any) -> str:
         return "text: logits of the next token"
     if run.classes:
         return "classes " + ", ".join(f"{number} = {name}" for number, name in enumerate(run.classes))
-    assert isinstance(scorer, ValueScorer)
-    return f"one value; label = {scorer.spread!r} × logit + {scorer.mean!r}"
+    return (
+        "one value, the label"
+        if scorer == ValueScorer()
+        else f"one value; label = {scorer.spread!r} × logit + {scorer.mean!r}"
+    )
+
+
+def usage(run: Run, scorer: Any = None) -> list[str]:
+    """Lines that go on from ``recipe`` to the answer for a text, cut where the run cut its own."""
+    task, scaled = run.config.task, isinstance(scorer, ValueScorer) and scorer != ValueScorer()
+    if task.writes:
+        return []
+    texts = "['A text.'], ['Its pair.']" if task.pair else "['A text.']"
+    cut = f"truncation=True, max_length={task.max_length}"
+    lines = [
+        f"inputs = tokenizer({texts}, {cut}, padding=True, return_tensors='pt')",
+        "logits = model(**inputs).logits",
+    ]
+    return lines + ([f"labels = {scorer.spread!r} * logits + {scorer.mean!r}"] if scaled else [])
 
 
 def recipe(run: Run, asset: assets.Asset, kind: str, head: str | None = None) -> list[str]:

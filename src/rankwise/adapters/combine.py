@@ -138,7 +138,8 @@ def _card(summary: dict[str, Any], runs: list[Run]) -> str:
     base, weights = runs[0].record.provenance["model"], ", ".join(f"{weight:g}" for weight in summary["weights"])
     rows, alike = [], dict[tuple[str, str], list[str]]()  # heads that are loaded and read in the same way
     for run, row in zip(runs, summary["tasks"], strict=True):
-        code = "\n".join(card.recipe(run, base_asset(run), "adapter", row["head"])).replace(run.name, _HEAD)
+        lines = [*card.recipe(run, base_asset(run), "adapter", row["head"]), *card.usage(run)]
+        code = "\n".join(lines).replace(run.name, _HEAD)
         alike.setdefault((code, row["outputs"]), []).append(run.name)
         alone, together = (f"{row[which]['value']:.4f} ± {row[which]['se']:.4f}" for which in ("single", _NAME))
         cells = (row["task"], row["metric"], alone, together, row["head"] or "the base's")

@@ -42,12 +42,13 @@ def export(run: Run, out: Path, repository: str | None = None) -> dict[str, Any]
             shutil.copyfile(run.adapter / name, folder / name)
         if lora is not None:
             notes += factors.write(folder, lora.deltas, lora.config, lora.others)
-        tokenizer.save_pretrained(str(folder))
+        loading.save_tokenizer(tokenizer, folder, run)
         card.write(folder, run, asset, "adapter", notes, scorer)
         size, names = files.weight_bytes(folder), sorted(file.name for file in folder.iterdir())
         kind = loading.kind(loading.adapter_config(folder))
     base = {"source": asset.source, "fingerprint": asset.fingerprint}
     document = {"run": run.name, "out": str(out), "base": base, "peft_type": kind, "weight_bytes": size, "files": names}
+    document["outputs"] = card.outputs(run, scorer)
     return document | {"scores": card.intervals(run), "pushed": push(out, repository) if repository else None}
 
 

@@ -68,6 +68,13 @@ def load_tokenizer(run: Run) -> Any:
     return tokenizer
 
 
+def save_tokenizer(tokenizer: Any, folder: Path, run: Run) -> None:
+    """Write it to cut texts where the run did; what is written goes on."""
+    if not run.config.task.writes:
+        tokenizer.model_max_length = run.config.task.max_length
+    tokenizer.save_pretrained(str(folder))
+
+
 def stored_base(run: Run) -> tuple[nn.Module, Any]:
     """The base in the storage that the run kept it in."""
     settings, (lm, tokenizer) = numerics(run), load_base(run)

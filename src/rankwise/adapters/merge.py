@@ -14,9 +14,9 @@ from rankwise import methods
 from rankwise.adapters import card, files, loading, score
 from rankwise.adapters.runs import Run, base_asset
 from rankwise.errors import Refused, reason
-from rankwise.model import fused
-from rankwise.model.base import auto_class
+from rankwise.model import base, fused
 from rankwise.model.methods.peft_warnings import CANNOT
+from rankwise.tasks.scores import Scorer, ValueScorer
 
 TOLERANCE = 1e-5  # relative, of the logits in fp32
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -41,6 +41,8 @@ def merge(run: Run, out: Path, dtype: str) -> dict[str, Any]:
     merged = fold(model, run)
     errors["merged"] = score.relative(rows.logits(merged), before)
     _refuse_inexact(run, errors["merged"])
+    if (scorer := _in_units(merged, rows.scorer, DTYPES[dtype])) != rows.scorer:
+        before = rows.scorer.predict(before)[0].float()[:, None]
     with files.whole(out) as folder:
         again = _save(merged, tokenizer, folder, run, dtype)
         errors["written"] = score.relative(rows.logits(again), before)
@@ -55,10 +57,10 @@ def merge(run: Run, out: Path, dtype: str) -> dict[str, Any]:
             notes.append(
                 f"the base was dequantized from {quant} to fp32, which changes the logits of the run by {lost}"
             )
-        card.write(folder, run, base_asset(run), "merged", notes, rows.scorer)
+        card.write(folder, run, base_asset(run), "merged", notes, scorer)
         size = files.weight_bytes(folder)
     logits = {"compared": rows.counted(before), "tolerance": TOLERANCE, "relative_errors": errors}
-    summary = {"run": run.name, "out": str(out), "dtype": dtype, "quant": quant}
+    summary = {"run": run.name, "out": str(out), "dtype": dtype, "quant": quant, "outputs": card.outputs(run, scorer)}
     return summary | {"logits": logits, "weight_bytes": size}
 
 
@@ -91,6 +93,22 @@ def fold(model: nn.Module, run: Run) -> nn.Module:
     return merged
 
 
+def _in_units(merged: nn.Module, scorer: Scorer, dtype: torch.dtype) -> Scorer:
+    """Have a regression answer in the unit of its labels: mean and spread go into its head, unless that has no bias to
+    take the mean, or ``dtype`` would round it by more than 2 % of the spread. Returns the scorer of what it says now.
+    """
+    layers = [layer for name in base.head_names(merged) for layer in merged.get_submodule(name).modules()]
+    last = next((layer for layer in reversed(layers) if isinstance(layer, nn.Linear)), None)
+    if not isinstance(scorer, ValueScorer) or last is None or last.bias is None:
+        return scorer
+    if torch.finfo(dtype).eps * abs(scorer.mean) > 0.02 * scorer.spread:
+        return scorer
+    with torch.no_grad():
+        last.weight.mul_(scorer.spread)
+        last.bias.mul_(scorer.spread).add_(scorer.mean)
+    return ValueScorer()
+
+
 def _save(merged: Any, tokenizer: Any, folder: Path, run: Run, dtype: str) -> nn.Module:
     """Write the model, and read it back as anyone would."""
     plain = _plain(merged).to(DTYPES[dtype])
@@ -98,8 +116,8 @@ def _save(merged: Any, tokenizer: Any, folder: Path, run: Run, dtype: str) -> nn
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plain.save_pretrained(str(folder))
-        tokenizer.save_pretrained(str(folder))
-        auto = auto_class(run.config.task.kind, plain.config)
+        loading.save_tokenizer(tokenizer, folder, run)
+        auto = base.auto_class(run.config.task.kind, plain.config)
         options["attn_implementation"] = run.record.compute.get("attention")
         again: nn.Module = auto.from_pretrained(str(folder), **options)
     return again

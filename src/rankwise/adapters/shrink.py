@@ -33,6 +33,7 @@ def shrink(run: Run, rank: int | None, energy: float | None, out: Path | None = 
     if out is not None:
         with files.whole(out) as folder:
             notes = factors.write(folder, smaller, lora.config, lora.others)
+            loading.save_tokenizer(tokenizer, folder, run)
             sizes["after"] = files.weight_bytes(folder)
             least, most = min(ranks.values()), max(ranks.values())
             lines = [

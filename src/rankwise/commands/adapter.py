@@ -132,6 +132,7 @@ def _tell_merge(document: Document) -> None:
         "written": f"read back from the folder, in {document['dtype']}",
     }
     tell(f"merged into {document['out']} ({document['weight_bytes'] / 1e6:.2f} MB, {document['dtype']})")
+    tell(f"outputs: {document['outputs']}")
     tell(f"relative error of the logits of {logits['compared']} (at most {logits['tolerance']:g} in fp32):")
     for name, error in logits["relative_errors"].items():
         tell(f"  {error:.1e}  {what[name]}")
@@ -141,6 +142,7 @@ def _tell_export(document: Document) -> None:
     size, files = f"{document['weight_bytes'] / 1e6:.2f} MB", ", ".join(document["files"])
     tell(f"exported to {document['out']} ({size}, {document['peft_type']} in PEFT): {files}")
     tell(f"base: {document['base']['source']}")
+    tell(f"outputs: {document['outputs']}")
     if document["pushed"]:
         tell(f"pushed to {document['pushed']}")
 
