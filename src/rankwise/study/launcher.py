@@ -170,7 +170,6 @@ class _Run:
     began_s: float = field(default_factory=time.monotonic)
     worked_s: float = field(default_factory=time.monotonic)  # when it was last seen to use its processor
     used_s: float = 0.0  # of its processor by then
-    warned: bool = False
     ended_for: str | None = None  # why we have killed it
 
     def idle_s(self) -> float:
@@ -178,7 +177,7 @@ class _Run:
         with contextlib.suppress(psutil.Error):
             times = psutil.Process(self.process.pid).cpu_times()
             if times.user + times.system > self.used_s + _WORK_S:
-                self.used_s, self.worked_s, self.warned = times.user + times.system, time.monotonic(), False
+                self.used_s, self.worked_s = times.user + times.system, time.monotonic()
         return time.monotonic() - self.worked_s
 
     def moved(self) -> bool:
@@ -268,15 +267,10 @@ class _Engine:
         self._shown.tick()
 
     def _watch(self, run: _Run) -> None:
-        """Say that a run stands still, then end it: it would hold its study for ever."""
-        idle_s = run.idle_s()
-        if idle_s > _IDLE_S:
+        """End a run that stands still: it would hold its study for ever."""
+        if (idle_s := run.idle_s()) > _IDLE_S:
             run.ended_for = f"used no processor time for {duration(idle_s)}: it hung, or was stopped"
             _kill(run.process, signal.SIGKILL)
-        elif idle_s > _IDLE_S / 5 and not run.warned:
-            run.warned = True
-            left = duration(_IDLE_S - idle_s)
-            self._shown.say(f"{run.folder.name} uses no processor time; it is ended in {left} if that goes on")
 
     def _finish(self, run: _Run) -> None:
         """The process is gone: take what it started with it, correct the record, free the slot."""
