@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -104,6 +105,9 @@ def test_an_average_is_given_only_with_all_of_its_tasks_and_says_which_are_missi
     (row,) = report.rows
     assert row.averages[OF_GLUE] is None and row.averages[OF_LORA].mean == pytest.approx(LORA)
     assert report.document()["arms"][0]["missing"][OF_GLUE] == ["WNLI"] and report.given == [OF_LORA]
+    write_glue(tmp_path / "few", leave_out=("wnli", "rte", "qqp"))
+    assert f"{OF_LORA}: missing QQP, RTE (lora r=8)" in printed(read(tmp_path / "few"))
+    shutil.rmtree(tmp_path / "few")
     write_glue(tmp_path, rank=16)
     assert "GLUE's average (9 tasks): missing WNLI (lora r=8)" in printed(read(tmp_path))
 
@@ -280,6 +284,7 @@ def test_what_a_reader_must_know_of_an_arm_on_a_task_is_said_over_tasks_too(tmp_
     (entry, _) = report.document()["arms"]
     assert entry["passed"] == {"a": None, "b": None} and entry["not_judged"] == lora.unjudged
     shown = printed(report)
+    assert f"Not judged, lora r=8 on a: {unequal}." in shown and "Not judged, lora r=8 on b: diverged 2/2." in shown
     assert re.search(r"lora r=8 ¹ ² ³ .* 79\.5±3\.6\* +2 not judged *\n", shown)
     assert shown.count("79.5±3.6* ") == 2 and "* at the best of several" in shown
 
@@ -355,3 +360,27 @@ def test_an_arm_of_another_task_lost_no_score_and_the_report_points_to_that_by_t
     assert "without a finite score" not in " ".join(found.flags)
     said = "The runs are of 2 tasks, of which this report compares one: rankwise report PATH --by task sets them"
     assert all(said in " ".join(text.split()) for text in (printed(report), report.to_markdown(), html(report)))
+
+
+def test_a_flag_that_differs_by_task_in_what_was_measured_is_one_note_and_none_is_of_seconds(tmp_path):
+    for task, end in (("a", 0.30), ("b", 0.35), ("c", 0.42)):
+        for seed, mfu in ((0, 0.4), (1, 0.1)):
+            losses = (0.7, 0.5, 0.42, 0.42, end)
+            run = write_run(tmp_path, "full", None, seed=seed, losses=losses, task__name=task, data=task)
+            run.compute |= {"mfu": mfu, "seconds": {"train_s": 9.0}}
+            run.write()
+    (row,) = read(tmp_path).rows
+    fall = "under-trained: validation loss still falls, by 0.07 to 0.12 in the last fifth of the steps"
+    assert row.flags == [f"a, b: {fall}"] and row.tasks["a"].flags[-1].startswith("disturbed: MFU")
+
+
+@pytest.mark.parametrize(
+    ("passed", "unjudged", "said"),
+    [
+        ({"a": None}, {}, "1 not tested"),
+        ({"a": True, "b": False, "c": None}, {"d": "why"}, "1 of 2\n1 not tested\n1 not judged"),
+        ({}, {}, "–"),
+    ],
+)
+def test_a_rank_that_was_not_tested_is_not_counted_as_not_enough(passed, unjudged, said):
+    assert by_task.Row(None, "m", {}, passed=passed, unjudged=unjudged).enough == said

@@ -22,7 +22,8 @@ from rankwise.report import formats as fmt
 from rankwise.report.arms import Arm
 from rankwise.report.columns import Section
 from rankwise.report.equivalence import MISSING
-from rankwise.report.footnotes import marks, numbered
+from rankwise.report.flags import DISTURBED
+from rankwise.report.footnotes import marks, merged, numbered
 from rankwise.report.naming import give_names, sources
 from rankwise.report.report import Report, compared, find_all, results
 from rankwise.report.summary import of_data
@@ -55,8 +56,10 @@ _MEANING = (
 )
 _ENOUGH = (
     "Enough: at most the margin worse than full fine-tuning, or than the reference that find was asked for, tested "
-    "from the largest rank down in each task; a rank that find was asked about is what its answer says."
+    "from the largest rank down to the first that is not, in each task; a rank that find was asked about is what its "
+    "answer says."
 )
+_ELSEWHERE = (MISSING, DISTURBED)  # flags whose task is none of "enough", or which are of seconds, that no cell has
 _OF_FIND = {"enough": True, "worse": False, "given up": False, "undecided": False}  # others were not judged
 
 
@@ -84,8 +87,10 @@ class Row:
     @property
     def enough(self) -> str:
         """On how many of its tasks, and of how many that is not known."""
-        known = [f"{sum(map(bool, self.passed.values()))} of {len(self.passed)}"] * bool(self.passed)
-        return "\n".join([*known, *[f"{len(self.unjudged)} not judged"] * bool(self.unjudged)]) or NOTHING
+        tested = [passed for passed in self.passed.values() if passed is not None]
+        counts = ((len(self.passed) - len(tested), "tested"), (len(self.unjudged), "judged"))
+        known = [f"{sum(tested)} of {len(tested)}"] * bool(tested)
+        return "\n".join([*known, *(f"{n} not {what}" for n, what in counts if n)]) or NOTHING
 
 
 @dataclass(frozen=True)
@@ -113,9 +118,15 @@ class ByTask:
             means = [_cell(row.averages[average]) for average in self.given]
             n = fmt.span([len(arm.runs) for arm in row.tasks.values()])
             rows.append([row.label + flags[id(row)], n, *cells, *means, *[row.enough] * len(judged)])
-        notes = [*numbered(self.rows), *self._absent(), *self.notes, self._meaning(), *[_ENOUGH] * len(judged)]
+        notes = [*numbered(self.rows), *self._absent(), *self._unjudged(), *self.notes, self._meaning()]
         header = ["arm", "n", *shorts, *self.given, *judged]
-        scores = Section("tasks", "Test scores by task, × 100 where they go up to 1", header, rows, notes)
+        scores = Section(
+            "tasks",
+            "Test scores by task, × 100 where they go up to 1",
+            header,
+            rows,
+            [*notes, *[_ENOUGH] * len(judged)],
+        )
         return Group(*rendered(scores))
 
     @property
@@ -152,12 +163,25 @@ class ByTask:
     def _absent(self) -> list[str]:
         """Which tasks keep an average from being given, for which arms."""
         notes = []
-        for average in self.given:
+        of_glue = set(self.tasks) & set(_GLUE)
+        for average in self.given or [*self.averages][: len(of_glue) > 1]:
             lacking: dict[str, list[str]] = defaultdict(list)
             for row in self.rows:
                 if row.missing[average]:
                     lacking[", ".join(row.missing[average])].append(row.label)
             notes += [f"{average}: missing {tasks} ({', '.join(arms)})" for tasks, arms in lacking.items()]
+        return notes
+
+    def _unjudged(self) -> list[str]:
+        """Why arms were not judged, and on which tasks."""
+        notes = []
+        whys = merged((row.unjudged[t], (row.label, t)) for row in self.rows for t in self.tasks if t in row.unjudged)
+        for why, of in whys:
+            tasks: dict[str, list[str]] = defaultdict(list)
+            for label, task in of:
+                tasks[label].append(task)
+            where = "; ".join(f"{label} on {', '.join(on)}" for label, on in tasks.items())
+            notes.append(f"Not judged, {where}: {why}.")
         return notes
 
     def _meaning(self) -> str:
@@ -292,11 +316,8 @@ def _mean(row: Row, tasks: dict[str, Metrics]) -> Interval:
 
 def _flags(row: Row) -> list[str]:
     """What a reader must know before believing a row."""
-    flagged: dict[str, list[str]] = defaultdict(list)
-    for task, arm in row.tasks.items():
-        for said in (flag for flag in arm.flags if not flag.startswith(MISSING)):  # whose task is none of "enough"
-            flagged[said].append(task)
-    flags = [said if len(tasks) == len(row.tasks) else f"{', '.join(tasks)}: {said}" for said, tasks in flagged.items()]
+    said = [(flag, task) for task, arm in row.tasks.items() for flag in arm.flags if not flag.startswith(_ELSEWHERE)]
+    flags = [text if len(of) == len(row.tasks) else f"{', '.join(of)}: {text}" for text, of in merged(said)]
     if len({len(arm.runs) for arm in row.tasks.values()}) > 1:
         counts = ", ".join(f"{task} {len(arm.runs)}" for task, arm in row.tasks.items())
         flags.append(f"unequal numbers of seeds: {counts}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from rankwise.report.arms import Arm
 from rankwise.report.flags import NOT_RANKED
@@ -12,6 +12,7 @@ from rankwise.report.flags import NOT_RANKED
 if TYPE_CHECKING:
     from rankwise.report.by_task import Row
 
+T = TypeVar("T")
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MEASURED = re.compile(r"(?<![\w.=-])\d+(?:\.\d+(?:e[+-]\d\d)?|e[+-]\d\d)(?![\w.])")  # no learning rate: that is 2e-5
 
@@ -19,13 +20,20 @@ _MEASURED = re.compile(r"(?<![\w.=-])\d+(?:\.\d+(?:e[+-]\d\d)?|e[+-]\d\d)(?![\w.
 def footnotes(rows: Sequence[Arm | Row], without: str = "\0") -> tuple[list[str], dict[int, list[int]]]:
     """Each kind of flag once, numbered from 1 in order of a table's rows, and the numbers of each row by ``id``. Of
     flags that differ in what was measured alone the text has the range. None begins as ``without``."""
-    flags = {id(row): [text for text in row.flags if not text.startswith(without)] for row in rows}
-    kinds: dict[str, list[str]] = {}
-    for text in (text for row in rows for text in flags[id(row)]):
-        kinds.setdefault(_kind(text), []).append(text)
-    numbers = {kind: number for number, kind in enumerate(kinds, 1)}
-    of_rows = {row: sorted({numbers[_kind(text)] for text in texts}) for row, texts in flags.items()}
-    return [_ranged(texts) for texts in kinds.values()], of_rows
+    found = merged((text, id(row)) for row in rows for text in row.flags if not text.startswith(without))
+    numbers: dict[int, list[int]] = {id(row): [] for row in rows}
+    for number, (_, of_rows) in enumerate(found, 1):
+        for row in dict.fromkeys(of_rows):
+            numbers[row].append(number)
+    return [text for text, _ in found], numbers
+
+
+def merged(said: Iterable[tuple[str, T]]) -> list[tuple[str, list[T]]]:
+    """Texts that differ in what was measured alone as one, which has the range, and all of whom they are said."""
+    kinds: dict[str, list[tuple[str, T]]] = {}
+    for text, of in said:
+        kinds.setdefault(_kind(text), []).append((text, of))
+    return [(_ranged([text for text, _ in alike]), [of for _, of in alike]) for alike in kinds.values()]
 
 
 def _kind(text: str) -> str:
