@@ -268,6 +268,22 @@ def test_a_dry_run_of_a_snapshot_is_refused_inside_a_launcher_of_ranks_too(tmp_p
     assert "--dry-run: not with --config" in said and "hydra.run.dir=x: runs go to outputs=FOLDER" in said
 
 
+def test_a_trial_on_a_file_that_has_changed_is_made_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"word {i},{i % 2}\n" for i in range(60))
+    words = ["task=local", "task.path=a.csv", "task.text=text", "task.label=label", "method=tfidf"]
+    for study, more, code in (("debug", "one more,1\n", 0), ("debug", "one more,\n", 2), ("kept", "one more,1\n", 0)):
+        (tmp_path / "a.csv").write_text(f"text,label\n{rows}")
+        command = ["train", "debug=fast", *words, f"study={study}"]
+        assert main(command) == 0
+        (tmp_path / "a.csv").write_text(f"text,label\n{rows}{more}")
+        capsys.readouterr()
+        assert main(command) == code
+        said = capsys.readouterr()
+        assert ("finished before (with other data); --rerun" in said.err) == (study == "kept")
+        assert bool(said.out) == (code == 0) and ("line 62 holds ''" in said.err) == (code == 2)
+
+
 def test_a_config_of_a_search_run_again_says_that_it_stays_one(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "debug=fast", "method=tfidf", "stage=search"]) == 0
