@@ -209,6 +209,12 @@ def test_the_command_prints_one_document(tmp_path, capsys):
     assert arm["averages"][OF_LORA]["mean"] == pytest.approx(LORA) and arm["averages"][OF_GLUE] is None
     assert main(["report", str(tmp_path), "--by", "task"]) == 0
     assert "LoRA's" in capsys.readouterr().out
+    assert main(["report", str(tmp_path), "--by", "task", "--markdown"]) == 0
+    assert "\n| lora r=8 | 1 | 60.0 ± 2.0 | 94.0 ± 2.0 | 91.0 ± 2.0 / 87.0 ± 2.0 |" in capsys.readouterr().out
+    assert main(["report", str(tmp_path), "--by", "task", "--latex"]) == 0
+    shown = capsys.readouterr().out
+    assert "\nlora r=8 & 1 & 60.0 $\\pm$ 2.0 & 94.0 $\\pm$ 2.0 & 91.0 $\\pm$ 2.0 / 87.0 $\\pm$ 2.0 &" in shown
+    assert "\\caption{Test scores by task, $\\times$ 100" in shown and shown.endswith("\\end{table}\n")
     assert main(["report", str(tmp_path), "--by", "task", "--csv"]) == 2
     assert "leave --csv" in capsys.readouterr().err
 

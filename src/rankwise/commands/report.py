@@ -89,11 +89,16 @@ def _refuse_others(options: argparse.Namespace, alone: str, *allowed: str) -> No
 
 
 def _by_task(options: argparse.Namespace, paths: list[Path]) -> int:
-    _refuse_others(options, "--by task: a table, or one document with --json", "by", "json")
+    _refuse_others(options, "--by task: a table, or --json, --markdown or --latex", "by", "json", "markdown", "latex")
     from rankwise.report import by_task
 
     tasks = by_task.build(paths)
-    print_json(tasks.document()) if options.json else show(tasks.table())
+    if options.json:
+        print_json(tasks.document())
+    elif options.markdown or options.latex:
+        print(tasks.to_markdown() if options.markdown else tasks.to_latex(), end="")
+    else:
+        show(tasks.table())
     return 0
 
 

@@ -19,15 +19,16 @@ from rankwise.errors import plural
 from rankwise.metrics import NOTHING, named
 from rankwise.report import arms as arms_of
 from rankwise.report import formats as fmt
+from rankwise.report import latex
 from rankwise.report.arms import Arm
 from rankwise.report.columns import Section
 from rankwise.report.equivalence import MISSING
 from rankwise.report.flags import DISTURBED
-from rankwise.report.footnotes import marks, merged, numbered
+from rankwise.report.footnotes import footnotes, marks, merged, numbered
 from rankwise.report.naming import give_names, sources
 from rankwise.report.report import Report, compared, find_all, results
 from rankwise.report.summary import of_data
-from rankwise.report.table import BEST_OF_RATES, coverage, rendered
+from rankwise.report.table import BEST_OF_RATES, coverage, md_table, rendered
 from rankwise.statistics import Interval, interval
 from rankwise.tracking.fields import at
 from rankwise.tracking.record import FINISHED, Record, finite
@@ -103,7 +104,25 @@ class ByTask:
     notes: list[str]
 
     def table(self) -> RenderableType:
-        """For a terminal, times 100 what goes up to 1. A task with two metrics has two lines."""
+        """For a terminal."""
+        return Group(*rendered(self._section()))
+
+    def to_markdown(self) -> str:
+        part = self._section()
+        rows = [[cell.replace("\n", " / ") for cell in row] for row in part.rows]
+        notes = [f"{note}  " for note in part.notes]
+        return "\n".join([f"**{part.title}**", "", *md_table(part.header, rows), "", *notes, ""])
+
+    def to_latex(self) -> str:
+        """A ``table`` environment, which needs the package booktabs."""
+        part, notes = self._section(), footnotes(self.rows)
+        cells = [[row.label, *texts[1:]] for row, texts in zip(self.rows, part.rows, strict=True)]
+        rows = [[cell.replace("\n", " / ") for cell in row] for row in (part.header, *cells)]
+        caption = ". ".join([part.title, " ".join(part.notes[len(notes[0]) :])])
+        return "\n".join(latex.table(caption, "l" + "r" * (len(part.header) - 1), rows, notes))
+
+    def _section(self) -> Section:
+        """Times 100 what goes up to 1. A task with two metrics has two lines."""
         shorts = [
             " ".join([task, *(named(metric).short or metric for metric in of if ":" not in metric)])
             for task, of in self.tasks.items()
@@ -120,14 +139,8 @@ class ByTask:
             rows.append([row.label + flags[id(row)], n, *cells, *means, *[row.enough] * len(judged)])
         notes = [*numbered(self.rows), *self._absent(), *self._unjudged(), *self.notes, self._meaning()]
         header = ["arm", "n", *shorts, *self.given, *judged]
-        scores = Section(
-            "tasks",
-            "Test scores by task, × 100 where they go up to 1",
-            header,
-            rows,
-            [*notes, *[_ENOUGH] * len(judged)],
-        )
-        return Group(*rendered(scores))
+        notes += [_ENOUGH] * len(judged)
+        return Section("tasks", "Test scores by task, × 100 where they go up to 1", header, rows, notes)
 
     @property
     def given(self) -> list[str]:

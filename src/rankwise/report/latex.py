@@ -46,32 +46,41 @@ def latex(report: Report, wanted: Sequence[str] = ()) -> str:
     """
     columns = chosen(report, wanted, "paper")
     timed = any(column.key.endswith("_s") or column.key == "mfu" for column in columns)
-    texts, marks = footnotes(report.arms, *([] if timed else [DISTURBED]))
-    rows = [[escaped(column.text(arm)) for column in columns] for arm in report.arms]
-    for row, arm in zip(rows, report.arms, strict=True):
-        numbers = ",".join(map(str, marks[id(arm)]))
-        row[0] += f"\\textsuperscript{{{numbers}}}" if numbers else ""
+    sides = "".join("l" if column.left else "r" for column in columns)
+    rows = [[column.title for column in columns], *([column.text(arm) for column in columns] for arm in report.arms)]
+    notes = footnotes(report.arms, *([] if timed else [DISTURBED]))
     lines = [
-        "\\begin{table}",
-        "\\centering",
-        "\\small\\setlength{\\tabcolsep}{3pt}",
-        f"\\caption{{{escaped(_verdict(report))} {escaped(interval_note(report))}}}",
-        f"\\begin{{tabular}}{{{''.join('l' if column.left else 'r' for column in columns)}}}",
-        "\\toprule",
-        _line([escaped(column.title) for column in columns]),
-        "\\midrule",
-        *map(_line, rows),
-        "\\bottomrule",
-        "\\end{tabular}",
-        *(f"\\par\\footnotesize\\textsuperscript{{{i}}} {escaped(text)}" for i, text in enumerate(texts, 1)),
-        "\\end{table}",
-        "",
+        *table(f"{_verdict(report)} {interval_note(report)}", sides, rows, notes),
         "\\begin{sloppypar}",
         *(escaped(sentence) for sentence in paragraph(report)),
         "\\end{sloppypar}",
         "",
     ]
     return "\n".join(lines)
+
+
+def table(caption: str, sides: str, cells: list[list[str]], notes: tuple[list[str], dict[int, list[int]]]) -> list[str]:
+    """The lines of a ``table`` environment and an empty one: a header, a row for each arm, and footnotes under it."""
+    header, *rows = [[escaped(cell) for cell in row] for row in cells]
+    for row, marks in zip(rows, notes[1].values(), strict=True):
+        numbers = ",".join(map(str, marks))
+        row[0] += f"\\textsuperscript{{{numbers}}}" if numbers else ""
+    return [
+        "\\begin{table}",
+        "\\centering",
+        "\\small\\setlength{\\tabcolsep}{3pt}",
+        f"\\caption{{{escaped(caption)}}}",
+        f"\\begin{{tabular}}{{{sides}}}",
+        "\\toprule",
+        _line(header),
+        "\\midrule",
+        *map(_line, rows),
+        "\\bottomrule",
+        "\\end{tabular}",
+        *(f"\\par\\footnotesize\\textsuperscript{{{i}}} {escaped(text)}" for i, text in enumerate(notes[0], 1)),
+        "\\end{table}",
+        "",
+    ]
 
 
 def escaped(text: str) -> str:
