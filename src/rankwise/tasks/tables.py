@@ -102,8 +102,9 @@ def delimited(
     reader, above = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True), 2 if sign else 1
     short_names = columns[:-1] if columns and columns[-1] == "..." else None
     names = _names(short_names or columns) if columns else None
-    while True:
-        where = f"line {reader.line_num + above}"
+    for number in itertools.count(1):  # as a spreadsheet counts rows
+        row = f" (row {number})" if reader.line_num >= number else ""  # a cell above had several lines
+        where = f"line {reader.line_num + above}{row}"
         try:
             fields = next(reader, None)
         except csv.Error as error:
