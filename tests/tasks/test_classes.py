@@ -136,8 +136,8 @@ def test_the_line_that_leaves_rare_classes_out_can_be_pasted(tmp_path: Path) -> 
             "'Neg', 'neg' differ only in case, blanks or zeros at the end; 'task.labels=[Neg, Very  good, pos]' joins",
         ),
         (
-            ["Neg", "neg", "Grün", "grün", "c++"],
-            "'Neg', 'neg' and 'Grün', 'grün' differ only in case, blanks or zeros at the end; 'task.labels=[Grün, Neg",
+            ["neg", "Neg", "Grün", "grün", "c++"],
+            "'neg', 'Neg' and 'Grün', 'grün' differ only in case, blanks or zeros at the end; 'task.labels=[Grün, Neg",
         ),
         (["Neg", "neg", "a (b)"], "zeros at the end; task.labels=[…] with each class once joins them"),
         (["Very  good", "very good"], "'Very  good', 'very good' differ only in case"),

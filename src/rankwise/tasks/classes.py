@@ -203,7 +203,7 @@ def _unnamed(names: list[str]) -> Iterator[str]:
     for name in names:
         spelled.setdefault(_fold(name), []).append(name)
     if several := [", ".join(map(repr, twins)) for twins in spelled.values() if len(twins) > 1]:
-        once = sorted((twins[0] for twins in spelled.values()), key=_numbers_first)
+        once = sorted((min(twins) for twins in spelled.values()), key=_numbers_first)
         whole = len(once) <= _PASTED and all(_LISTED.fullmatch(name) for name in once)
         remedy = f"'task.labels=[{', '.join(once)}]' joins" if whole else "task.labels=[…] with each class once joins"
         yield f"{' and '.join(several[:5])} differ only in case, blanks or zeros at the end; {remedy} them"
