@@ -75,7 +75,7 @@ def test_a_model_is_asked_for_no_rank_above_its_width_and_another_rank_can_be_th
 
 
 def test_a_budget_is_a_time_or_a_number_of_runs_and_a_margin_may_be_in_points():
-    assert [Budget.parse(text).seconds for text in ("30m", "1h30m", "45s")] == [1800, 5400, 45]
+    assert [Budget.parse(text).seconds for text in ("30m", "10min", "1h30m", "45s")] == [1800, 600, 5400, 45]
     assert Budget.parse("40") == Budget(runs=40)
     assert asked("method.rank=1", margin="1%").margin == asked("method.rank=1", margin="1 point").margin == 0.01
     found = asked(*LANGUAGE, "method.rank=1", margin="1.5")  # of perplexity
@@ -173,6 +173,8 @@ ALONE = "takes nothing else but --json"
         ("--simulate --margin 1%", f"--simulate: {ALONE}"),
         ("--simulate method.rank=2", f"--simulate: {ALONE}"),
         ("--replay s --seeds 3 --json", f"--replay: {ALONE}"),
+        ("--margin 2 %", "%: a size and its unit are one word: --budget 10m, --margin 2%"),
+        ("--budget 10 min", "min: a size and its unit are one word"),
         ("--seeds 4", "--seeds=4: one of 3, 5, 8"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -52,6 +53,8 @@ def main(arguments: list[str]) -> int:
             margins = "--simulate has a margin of 2 points, --replay that of each grid's runs"
             raise Refused(f"{alone[0]}: takes nothing else but --json; {margins}")
         return _simulate(options.json) if options.simulate else _replay(options.replay, options.json)
+    if cut := next((word for word in options.overrides if re.fullmatch(r"%|pts?|points?|[hms]|min", word)), None):
+        raise Refused(f"{cut}: a size and its unit are one word: --budget 10m, --margin 2%")
     options.overrides = with_jobs(overrides(options.overrides), options.jobs)
     typed = {word.partition("=")[0] for word in options.overrides}
     if options.margin is not None and "task.margin" in typed:

@@ -36,7 +36,7 @@ class Budget:
             return cls()
         if text.isascii() and text.isdigit() and int(text) > 0:
             return cls(runs=int(text))
-        parts = re.fullmatch(r"(?:(\d{1,4})h)?(?:(\d{1,4})m)?(?:(\d{1,5})s)?", text)
+        parts = re.fullmatch(r"(?:(\d{1,4})h)?(?:(\d{1,4})m(?:in)?)?(?:(\d{1,5})s)?", text)
         seconds = sum(int(n or 0) * unit for n, unit in zip(parts.groups(), (3600, 60, 1), strict=True)) if parts else 0
         if not seconds:
             raise Refused(f"--budget {text}: a time such as 30m or 1h30m, or a number of runs")
