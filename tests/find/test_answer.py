@@ -126,8 +126,8 @@ def test_of_a_rank_with_a_run_that_collapsed_no_note_says_that_none_did(findings
 @pytest.mark.parametrize(
     ("gain", "enough", "judged", "open_by"),
     [  # of a mean absolute error, of which less is better
-        (-0.003, "(+0.00300, at worst +0.0112 at 99.2 %)", "upper limit at 99.2 %, +0.0112;", "0.00300 mae behind"),
-        (0.004, "(−0.00400, at worst +0.00417 at 99.2 %)", "upper limit at 99.2 %, +0.00417;", "0.00400 mae ahead"),
+        (-0.003, "(mae +0.00300, at worst +0.0112 at 99.2 %)", "upper limit at 99.2 %, +0.0112;", "0.00300 mae behind"),
+        (0.004, "(mae −0.00400, at worst +0.00417 at 99.2 %)", "upper limit at 99.2 %, +0.00417;", "0.00400 mae ahead"),
     ],
 )
 def test_of_an_error_the_sentence_has_the_sign_of_the_scores(findings, gain, enough, judged, open_by):
@@ -137,7 +137,7 @@ def test_of_an_error_the_sentence_has_the_sign_of_the_scores(findings, gain, eno
         return replace(found, question=replace(found.question, method=changed(found.question.method, task)))
 
     told = answer(of_mae(0.001, 2, 3))
-    assert f"Rank 4 is enough: within 0.02 of full fine-tuning {enough}" in told["sentence"]
+    assert f"Rank 4 is enough: within 0.02 mae of full fine-tuning {enough}" in told["sentence"]
     assert judged in told["notes"][1]
     assert f"Not decided within 5 min: rank 4 is {open_by}" in answer(of_mae(0.02, 2))["sentence"]
 

@@ -65,8 +65,9 @@ def answer(findings: Findings, again: str = "rankwise find") -> dict[str, Any]:
 def _enough(findings: Findings, rank: int) -> str:
     question, (low, level) = findings.question, _tested(findings, rank)
     gain, worst = _by_score(question, findings.looks[rank][-1].gain), _by_score(question, low)
-    within = f"within {question.metric.width(question.margin)} of {question.reference_name}"
-    gains = f"({gain}, at worst {worst} at {level})"
+    unit = "" if question.metric.percent else f"{question.metric.difference_unit} "  # points say theirs themselves
+    within = f"within {question.metric.width(question.margin)} {unit}of {question.reference_name}"
+    gains = f"({unit}{gain}, at worst {worst} at {level})"
     saves = ", ".join(
         f"{percent(mine / theirs)} % of the {_SAVED[what]}"
         for what, mine, theirs, _ in beside(*(arm_of(findings.arms[arm]) for arm in (rank, None)))
