@@ -192,10 +192,11 @@ def test_a_rank_that_was_only_given_up_is_not_called_worse(findings):
         unsound = answer(findings(looks, faults={rank: ["under-trained: it falls"] for rank in faulty}))
         assert [row["verdict"] for row in unsound["ranks"]] == ["not run", "not judged", verdict]
         assert "rank 8 is 5.0 points worse [4.7, 5.3] at 90 %" in unsound["sentence"]
-        assert (", but it is at fault itself (under-trained: it falls)." in unsound["sentence"]) == (8 in faulty)
+        assert (", but its runs cannot be judged (under-trained: it falls)." in unsound["sentence"]) == (8 in faulty)
     looks[8] = [replace(look, sound=False) for look in seen(0.01, 2, 3)]
     ahead = answer(findings(looks, faults={8: ["diverged 1/3"]}))["sentence"]
-    assert "rank 8 is 1.0 points ahead [0.7, 1.3] at 90 %, but it is at fault itself (diverged 1/3)." in ahead
+    assert "rank 8 is 1.0 points ahead [0.7, 1.3] at 90 %, but its runs cannot be judged (diverged 1/3). Next" in ahead
+    assert "longer training (trainer.max_steps, trainer.epochs), a lower method.lr, or targets=all_linear." in ahead
     void = findings({4: seen(-0.003, 2, 3)}, decision=Decision({}), stopped="diverged 3/3")
     full = begin(changed(void.question.method, {"method.rank": 8}), None)  # 8 had no room in memory
     full.run["status"] = FAILED
@@ -227,7 +228,9 @@ def test_seeds_that_would_hardly_decide_it_are_not_asked_for(findings):
 
 
 UNSURE = "not shown to be better than always answering one class (50.0 %): too few seeds or test rows"
-BEHIND = "1.0 points behind, which may be chance"
+NO_BETTER = "the pilot is not shown to be better than one answer to every text"
+MORE = "Next to try: more test rows (task.n_test), or longer training. "
+BEHIND = "1.0 points behind, which may be chance [−13.0, 15.0] at 90 %"
 STEADY, VARIED = [0.64] * 8, [0.56, 0.72, 0.60, 0.66, 0.68, 0.65, 0.62, 0.69]  # shares of right answers by seed
 
 
@@ -237,7 +240,7 @@ STEADY, VARIED = [0.64] * 8, [0.56, 0.72, 0.60, 0.66, 0.68, 0.65, 0.62, 0.69]  #
         (VARIED, VARIED, 8, "Rank 4 is enough: within 10 points of full fine-tuning (+0.2, at worst −0.1 at 98 %), "),
         (STEADY, VARIED, 8, "Rank 4 is enough: within 10 points of full fine-tuning (+0.6, at worst −7.9 at 98 %), "),
         (VARIED, VARIED, 3, f"No conclusion: full fine-tuning's runs are no reference ({UNSURE}). 6 runs, "),
-        (STEADY, VARIED, 3, f"Not decided with 3 seeds: rank 4 is {BEHIND} [−13.0, 15.0] at 90 %, but {UNSURE}. "),
+        (STEADY, VARIED, 3, f"Not decided with 3 seeds: rank 4 is {BEHIND}, but {UNSURE}. {MORE}"),
     ],
 )
 def test_runs_that_too_few_seeds_show_to_be_above_chance_get_more_of_them(findings, tmp_path, full, lora, seeds, said):

@@ -98,7 +98,8 @@ def _undecided(findings: Findings, rank: int | None, again: str) -> str:
     seen = findings.looks[rank][-1]
     shown = f"rank {rank} is {_apart(question, seen)}"
     if seen.sound is None:
-        return f"{start}: {shown}, but {findings.faults[rank][0]}. {_spent(findings)}"
+        more = "a larger --budget" if findings.stopped else "more test rows (task.n_test), or longer training"
+        return f"{start}: {shown}, but {findings.faults[rank][0]}. Next to try: {more}. {_spent(findings)}"
     plain = f", plainly beyond the margin of {question.metric.width(question.margin)}" * _is_plain(question, seen)
     return f"{start}: {shown}{plain}. {_advice(findings, rank, seen, again)}"
 
@@ -165,7 +166,8 @@ def _none(findings: Findings) -> str:
     start = f"No rank up to {largest} was shown to be enough{where}: rank {largest} is {_apart(question, seen)}"
     wrong = next(iter(findings.faults.get(largest, [])), "")
     if wrong:
-        return f"{start}, but it is at fault itself ({wrong}). {_spent(findings)}"
+        remedy = f"longer training (trainer.max_steps, trainer.epochs), a lower method.lr, or {_beyond(question)}"
+        return f"{start}, but its runs cannot be judged ({wrong}). Next to try: {remedy}. {_spent(findings)}"
     more = f"{_larger(findings, largest, seen)}, or " * (not _is_plain(question, seen))
     return f"{start}. Next to try: {more}{_beyond(question)}. {_spent(findings)}"
 
