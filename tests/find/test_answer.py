@@ -352,13 +352,14 @@ def test_after_few_seeds_as_many_as_there_may_be_are_advised(findings):
     ("said", "why"),
     [
         ({"diverged": True}, "the pilot diverged"),
-        ({"matthews": {"value": 0.0, "se": 0.0}}, "the pilot gives one answer to every text"),
-        ({"matthews": {"value": 0.0, "se": 0.1}}, "the pilot's adapter cannot be cut"),  # chance: not one answer
+        ({"matthews": {"value": 0.1, "se": 0.07}}, NO_BETTER),
+        ({"pearson": {"value": 0.1, "se": 0.07}}, NO_BETTER),
+        ({"matthews": {"value": 0.1, "se": 0.05}}, "the pilot's adapter cannot be cut"),
     ],
 )
 def test_why_the_pilot_gives_no_guess_is_said(findings, tmp_path, said, why):
     record = write_run(tmp_path, diverged="diverged" in said)
-    record.metrics["validation"] = {key: value for key, value in said.items() if key == "matthews"}
+    record.metrics["validation"] = {key: value for key, value in said.items() if key != "diverged"}
     guess = guess_from(record, RANKS, 0.02, named("accuracy"))
     note = answer(findings({4: seen(-0.003, 2, 3)}, guess=guess))["notes"][0]
     assert note.startswith(f"Started from rank 4, the middle one, as {why}. Looks after 2, 3, 5, 8 seeds.")

@@ -20,7 +20,7 @@ from rankwise.find.rates import Failed, Rates, Runner
 from rankwise.forks import fork_server
 from rankwise.forks.preload import HEAVY
 from rankwise.metrics import Metric
-from rankwise.report.flags import is_constant
+from rankwise.report.flags import is_no_better
 from rankwise.tracking.record import FINISHED, Record
 
 
@@ -97,13 +97,13 @@ def guess_from(
     """What a run of the largest of ``ranks`` points to.
 
     That is the smallest rank whose score is within half the margin of the largest's; the middle rank where the adapter
-    cannot be cut to a number, and where it diverged or gives one answer to every text: cuts of what learned nothing are
-    all alike.
+    cannot be cut to a number, and where it diverged or may be no better than one answer to every text: cuts of what
+    learned nothing are all alike.
     """
     if record.compute.get("diverged"):
         return Guess(middle(ranks), why="the pilot diverged")
-    if is_constant(record, "validation"):
-        return Guess(middle(ranks), why="the pilot gives one answer to every text")
+    if is_no_better(record):
+        return Guess(middle(ranks), why="the pilot is not shown to be better than one answer to every text")
     if (curve := cut(record.folder, ranks)) is None:
         return Guess(middle(ranks), why="the pilot's adapter cannot be cut")
     curve = {rank: score for rank, score in curve.items() if math.isfinite(score)}

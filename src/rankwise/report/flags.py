@@ -104,9 +104,15 @@ def unfit(arm: Arm, metric: Metric, scores: Scores | None) -> Iterator[str]:
         yield f"{UNDER_TRAINED}: validation loss still falls, by {fall:.2g} in the last fifth of the steps"
 
 
-def is_constant(run: Record, part: str = "test") -> bool:
+def is_constant(run: Record) -> bool:
     """Whether it says one thing: Matthews' correlation is then 0 on any resample, too, so that its error is 0."""
-    return at(run, f"metrics.{part}.matthews.value") == 0 == at(run, f"metrics.{part}.matthews.se")
+    return at(run, "metrics.test.matthews.value") == 0 == at(run, "metrics.test.matthews.se")
+
+
+def is_no_better(run: Record) -> bool:
+    """Whether the correlation with the validation labels, 0 for any one answer, is not above it at one-sided 5 %."""
+    pairs = ([at(run, f"metrics.validation.{of}.{key}") for key in ("value", "se")] for of in ("matthews", "pearson"))
+    return any(None not in pair and pair[0] <= _Z95 * pair[1] for pair in pairs)
 
 
 def collapse(runs: Sequence[Record]) -> list[str]:
