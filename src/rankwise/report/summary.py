@@ -150,7 +150,9 @@ def notes(report: Report) -> list[str]:
     staged = [run for run in report.all_records if run.config.get("stage")]
     chose, lines = apart(staged), []
     if report.answers:
-        lines.append(f"By all runs of the table: {headline(report.families, reference, metric)}")
+        is_open = any(not one.document.get("decided", True) for one in report.answers)
+        alone = ", without the correction for repeated looks" * is_open
+        lines.append(f"By all runs of the table{alone}: {headline(report.families, reference, metric)}")
     if staged and len(staged) == len(report.all_records):
         lines.append(f"None of these runs is a result ({chose}): fresh seeds have yet to judge.")
     elif staged:
