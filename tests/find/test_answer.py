@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rankwise.find.pilot import Guess, guess_from
 from rankwise.find.question import LOOKS, Budget, Question
 from rankwise.find.rates import Rates, Tuned
 from rankwise.find.rule import Decision, Evidence, Rule, decide, power
-from rankwise.find.story import Findings, Runs, answer_file, confirm, keep
+from rankwise.find.story import Findings, Runs, Spent, answer_file, confirm, keep
 from rankwise.metrics import named
 from rankwise.report.answers import by_rank
 from rankwise.report.report import build
@@ -294,16 +295,14 @@ def test_a_reference_that_is_under_trained_or_collapsed_is_none(findings, tmp_pa
 def test_a_rank_of_which_a_run_diverged_is_not_named(findings, tmp_path, diverged):
     found = findings({4: []})
 
-    def runs(configs: list[Config], stage: str) -> list[Record]:
-        fault = {"lora": diverged, "full": False}
-        return [
-            write_run(
-                tmp_path, c.method.name, c.method.rank, seed=c.seed, diverged=fault[c.method.name] and c.seed == 1
-            )
-            for c in configs
-        ]
+    def runs(configs: list[Config], stage: str, most: int = 99) -> list[Record]:
+        if len(configs) > most:
+            raise Spent
+        bad = [(c, diverged and c.method.name == "lora" and c.seed == 1) for c in configs]
+        return [write_run(tmp_path, c.method.name, c.method.rank, seed=c.seed, diverged=end) for c, end in bad]
 
     asked = replace(found.question, ranks=(4,), method=changed(found.question.method, {"task.margin": 0.05}))
+    assert confirm(asked, Guess(4), found.rates, partial(runs, most=4)).faults[4] == ["diverged 1/2"] * diverged
     looked = confirm(asked, Guess(4), found.rates, runs)
     assert looked.decision.answer == (None if diverged else 4)
     assert looked.faults[4] == (["diverged 1/3"] if diverged else [])

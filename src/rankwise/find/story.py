@@ -196,9 +196,9 @@ def confirm(question: Question, guess: Guess, rates: Rates, runs: Runs) -> Findi
             except Refused as why:
                 stopped = str(why)
                 break
+            wrong[rank], against = faults(*of_both)
             # Two seeds tell little of chance; from the first look that can prove something on, it must be above it.
             if rule.shares[rule.looks.index(seeds)]:
-                wrong[rank], against = faults(*of_both)
                 few = all(fault.endswith(TOO_FEW) for fault in against)
                 if against and (seeds == rule.looks[-1] or not few):
                     remedy = "; train it longer" + ", or with --rates tune" * (not question.tuned)
