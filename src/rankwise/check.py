@@ -288,6 +288,13 @@ def width(shape: dict[str, Any]) -> int | None:
     return _first(shape, "hidden_size", "n_embd", "d_model")
 
 
+def narrowest(shape: dict[str, Any]) -> int | None:
+    """The width, or that of the keys and values where attention heads share them; None where it is not given."""
+    if not (widest := width(shape)) or not (shared := shape.get("num_key_value_heads")):
+        return widest
+    return min(widest, int(shared) * int(shape.get("head_dim") or widest // shape["num_attention_heads"]))
+
+
 def _check_rank_fits(config: Config, shape: dict[str, Any]) -> None:
     """Refuse a rank above the model's width, which no adapted matrix of a block is narrower than on both sides.
 

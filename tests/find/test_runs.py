@@ -9,6 +9,7 @@ import pytest
 from tiny_configs import Tiny
 from zygote import until
 
+from rankwise.assets import resolve
 from rankwise.config import Config, changed, typed
 from rankwise.errors import Refused
 from rankwise.find.pilot import Guess
@@ -16,6 +17,8 @@ from rankwise.find.question import TUNE, Budget, Question
 from rankwise.find.rates import Rates, Tuned
 from rankwise.find.story import Runs, Spent, answer_file, confirm
 from rankwise.identity import folder
+from rankwise.study.outcome import Outcome
+from rankwise.study.worker import REFUSED
 from rankwise.tracking.lease import owned
 from rankwise.tracking.record import FAILED, FINISHED, begin
 
@@ -73,6 +76,46 @@ def test_runs_that_are_there_are_read_whatever_is_left_of_the_budget(tiny, tmp_p
         assert [run.status for run in anew([typed(tuning.config)], "learning-rate")] == [FAILED]
         assert len(launched) == 3, settled
         answer_file(free.question).write_text("{}")
+
+
+@pytest.mark.parametrize("changed_since", [True, False])
+def test_runs_of_other_data_are_refused_and_those_of_other_code_said(
+    tiny, tmp_path, monkeypatch, capsys, changed_since
+):
+    monkeypatch.chdir(tmp_path)
+    rows = tmp_path / "mine.tsv"
+    rows.write_text("text\tlabel\n" + "".join(f"word {i}\t{i % 2}\n" for i in range(40)))
+    config = tiny("bert", "lora", "qv", task__path=str(rows))
+    record = begin(config, None)
+    record.run["status"] = FINISHED
+    record.provenance |= {"code": "sha256:other", "data": {"asset": resolve(config.task).fingerprint}}
+    record.write()
+    if changed_since:
+        rows.write_text(rows.read_text() + "one more\t1\n")
+    runs = Runs(asked(tiny, Budget()), lambda *_: pytest.fail("nothing is left to run"))
+    with (
+        pytest.raises(Refused, match="has runs with other data than there are now; study=OTHER")
+        if changed_since
+        else (contextlib.nullcontext())
+    ):
+        for _ in range(2):
+            runs([config], "pilot")
+    said = "rankwise: runs (pilot) that finished before: with other code\n"
+    assert capsys.readouterr().err == said * (not changed_since), "once"
+
+
+def test_a_run_that_is_refused_ends_it_with_its_reason(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asks = asked(tiny, Budget())
+    config, launched = asks.run_of(4, 0), []
+
+    def launch(configs: list[Config], stage: str) -> list[Outcome]:
+        launched.append(stage)
+        return [Outcome(folder(config), REFUSED, "method.rank=4: at most 2")]
+
+    with pytest.raises(Refused, match=f"{folder(config).name}: method.rank=4: at most 2"):
+        confirm(asks, Guess(4), Rates(asks, Tuned(1e-4), Tuned(2e-3)), Runs(asks, launch))
+    assert launched == ["rank 4"]
 
 
 def no_memory(configs: list[Config], stage: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rankwise import methods
-from rankwise.check import check, check_here, width
+from rankwise.check import check, check_here, narrowest
 from rankwise.config import DEBUGGING, Config, Task, changed
 from rankwise.errors import Refused
 from rankwise.find.question import FULL, LOOKS, RANKS, Budget, Question
@@ -40,7 +40,7 @@ def question(
     base = _composed(rest, margin, asked_ranks or (1,))
     if "rank" not in methods.of(base.method).keys:
         raise Refused.value("method", base.method.name, "a method that has a rank, such as lora")
-    widest = width(base.model.shape or {}) or RANKS[-1]
+    widest = narrowest(base.model.shape or {}) or RANKS[-1]
     ranks = tuple(rank for rank in RANKS if rank <= widest) if asked_ranks is None else asked_ranks
     against = re.fullmatch(r"(?:r=)?(\d+)", reference)
     name, *extra = reference.split() or [""]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,13 +20,16 @@ from rankwise.find.rule import Decision, Evidence, Rule, decide
 from rankwise.identity import folder
 from rankwise.report.arms import UNDER_TRAINED
 from rankwise.report.flags import TOO_FEW, collapse, unfit
+from rankwise.study import outdated
+from rankwise.study.outcome import Outcome
+from rankwise.study.worker import REFUSED
 from rankwise.tracking import lease
 from rankwise.tracking import record as records
 from rankwise.tracking.fields import at
 from rankwise.tracking.mirror import Mirror
 from rankwise.tracking.record import FINISHED, Record
 
-Launch = Callable[[Sequence[Config], str], object]
+Launch = Callable[[Sequence[Config], str], Sequence[Outcome] | None]
 
 
 class Spent(Exception):
@@ -43,11 +47,18 @@ class Runs:
 
     def __call__(self, configs: Sequence[Config], stage: str) -> list[Record]:
         """The records of ``configs``, in their order. Raises Spent when running what is left would cost too much, and
-        Refused for a run that another process has.
+        Refused for a run that another process has, that is refused itself, or whose model or data have changed since.
         """
-        self.records |= {folder(config): self._read(config) for config in configs if records.is_done(config)}
+        done = {folder(config): config for config in configs if records.is_done(config)}
+        other = outdated.summary([config for where, config in done.items() if where not in self.records], margin=False)
+        if changed := re.search(r"with other (model|data)", other):
+            remedy = "study=OTHER asks anew; with the old ones the same command goes on"
+            raise Refused(f"{answer_file(self.question).parent}: has runs {changed[0]} than there are now; {remedy}")
+        self.records |= {where: self._read(config) for where, config in done.items()}
         asked = [config for config in configs if records.is_done(config) or not self._is_over(config)]
         left = [config for config in asked if not records.is_done(config)]
+        if other and not left:  # else the launch says it
+            print(f"rankwise: runs ({stage}) that finished before: {other}", file=sys.stderr)
         if left:  # what is there costs nothing more, however small the budget is by now
             budget = self.question.budget
             if budget.runs is not None and len(self.records) + len(left) > budget.runs:
@@ -58,10 +69,12 @@ class Runs:
                     return self(configs, stage)
                 if self.seconds + self.cost_s(left) > budget.seconds:
                     raise Spent
-            self.launch(asked, stage)
-        done = {folder(config): self._read(config) for config in configs}
-        self.records |= done
-        return [done[folder(config)] for config in configs]
+            for outcome in self.launch(asked, stage) or ():
+                if outcome.status == REFUSED:  # no other seed or rate of it would do better
+                    raise Refused(f"{outcome.folder.name}: {outcome.error}")
+        ended = {folder(config): self._read(config) for config in configs}
+        self.records |= ended
+        return [ended[folder(config)] for config in configs]
 
     def _is_over(self, config: Config) -> bool:
         """Of one that has not finished: what failed in this start is; what failed before is tried again, unless the
