@@ -385,8 +385,7 @@ def test_several_families_share_the_5_percent(tmp_path):
         write_run(tmp_path, "full", None, seed=seed, test=0.82)
         for targets in ("all_linear", "qv", "mlp", "q"):
             write_run(tmp_path, "lora", 8, seed=seed, test=0.815, targets__name=targets)
-    report = build([tmp_path])
-    families = report.families
+    families = (report := build([tmp_path])).families
     assert [family.level for family in families] == [0.05 / 4] * 4
     for family in families:
         (step,) = family.steps

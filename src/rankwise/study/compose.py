@@ -312,8 +312,7 @@ def explain(error: BaseException, words: Collection[str] = ()) -> str:
     """One line for an error of Hydra or OmegaConf about a command line: what was given and what would be allowed."""
     if isinstance(error, MissingConfigException) and error.options:
         group, choice = _CHOICE.fullmatch(str(error.missing_cfg_file)).groups()  # type: ignore[union-attr]
-        name = f"{group}={choice}"
-        near = near_key(name, ())
+        near = near_key(name := f"{group}={choice}", ())
         if plugin := re.match(r"hydra/(launcher|sweeper)=(joblib|submitit|ray|rq|ax|nevergrad|optuna)", name):
             ours = "'rankwise[optuna]'" if plugin[2] == "optuna" else f"hydra-{plugin[2]}-{plugin[1]}"
             near = f"; pip install {ours}"
