@@ -126,16 +126,32 @@ def test_a_dry_run_lists_the_stages_and_makes_nothing(tmp_path):
     done = rankwise(tmp_path, *ASK, "--dry-run")
     assert done.returncode == 0 and list(tmp_path.iterdir()) == []
     first = [line.split()[0] for line in done.stdout.splitlines() if line[:1].isalpha()]
-    assert first == ["stage", "pilot", "confirm", "Training", "The"]
+    assert first == ["stage", "pilot", "confirm", "Training", "The", "Rows"]
     (confirmed,) = (line for line in done.stdout.splitlines() if line.startswith("confirm"))
     assert " a rank and rank 8, " in confirmed, "what a stage does begins beside its name"
-    last = "every batch at full length, at 40.0 % (assumed) of the peak speed. The margin is 10 points of accuracy."
+    last = "every batch at full length, at 40.0 % (assumed) of the peak speed. The margin is 10 points of accuracy. "
+    last += "Rows of each run that counts: 128 train, 64 validation, 64 test."
     assert " ".join(done.stdout.split()).endswith(last)
     assert "too few" not in done.stderr
     done = rankwise(tmp_path, *ASK, "--margin", "2%", "--dry-run", "--json")
     assert "rankwise: 64 test rows are too few for a margin of 2 points: " in done.stderr
     document = json.loads(done.stdout)
     assert [stage["stage"] for stage in document["stages"]] == ["pilot", "confirm"] and document["jobs"] == 2
+
+
+def test_a_dry_run_says_what_the_data_are_and_what_is_there(found, tmp_path):
+    folder, told = found
+    there = rankwise(folder, *ASK, "--dry-run").stdout
+    assert f"The study has {told['cost']['runs']} runs: what this question needs of them costs nothing" in there
+    rows = tmp_path / "mine.tsv"
+    rows.write_text("text\tlabel\n" + "".join(f"word {i}\t{i % 2}\n" for i in range(400)) + "\t1\n")
+    read = [f"task.path={rows}", "task.text=text", "task.label=label", "task.skip_empty=true"]
+    done = rankwise(tmp_path, "find", "model=tiny_bert", "task=local", *read, "method.rank=1,4", "--dry-run")
+    said = " ".join(done.stdout.split())
+    assert (
+        "Rows of each run that counts: " in said
+        and "Note: task.skip_empty leaves out rows without task.text=text (1)." in said
+    )
 
 
 def test_a_run_that_fails_ends_it_by_name(tmp_path):

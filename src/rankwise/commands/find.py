@@ -112,10 +112,12 @@ def _list(asked: Question, jobs: int | None, as_json: bool) -> int:
     from rankwise.find.ask import too_few
     from rankwise.find.question import middle
     from rankwise.find.show import stages
+    from rankwise.find.story import answer_file
     from rankwise.plan import estimate
     from rankwise.plan.hardware import Hardware
     from rankwise.report import formats as fmt
     from rankwise.study import launcher
+    from rankwise.tasks.data import already_read
 
     runs = [asked.run_of(middle(asked.ranks), 0), asked.run_of(None, 0)]
     here = Hardware.here(runs[0].trainer.device)
@@ -134,6 +136,12 @@ def _list(asked: Question, jobs: int | None, as_json: bool) -> int:
     at_once = f"Training alone, {plural(together, 'run')} at once, every batch at full length"
     show(f"{at_once}, at {fmt.percent(share)} % ({source}) of the peak speed.")
     show(f"The margin is {asked.metric.margin_of(asked.margin)}.")
+    for (task, *_), data in already_read(asked.method).items():
+        if task == str(asked.method.task):
+            parts = ", ".join(f"{len(getattr(data, part)):,} {part}" for part in ("train", "validation", "test"))
+            show(f"Rows of each run that counts: {parts}.{''.join(f' Note: {note}.' for note in data.notes)}")
+    if there := len([*answer_file(asked).parent.glob("*/result.json")]):
+        show(f"The study has {plural(there, 'run')}: what this question needs of them costs nothing more.")
     return 0
 
 
