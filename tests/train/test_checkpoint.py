@@ -66,8 +66,8 @@ def cut(config: Config, step: int, at: Callable[[int], object] = lambda step: No
 def told(record: Record) -> dict[str, Any]:
     """A record without what differs between two runs of one config: where, when, how fast, how often."""
     values: dict[str, Any] = json.loads((record.folder / "result.json").read_text())
-    for key in ("started", "ended", "pid", "attempts"):
-        del values["run"][key]
+    for key in ("started", "ended", "pid", "attempts", "died"):
+        values["run"].pop(key, None)
     for key in ("seconds", "tokens_per_s", "mfu", "peak_flops", "peak_flops_source"):
         values["compute"].pop(key, None)
     for key in ("seconds_s", "tokens_per_s"):
