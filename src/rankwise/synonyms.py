@@ -227,7 +227,7 @@ def near_key(word: str, known: Collection[str]) -> str:
         return said
     beside = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == group}
     if not (group and beside):
-        return did_you_mean(word, {*known, *GROUPS} if known else ())
+        return did_you_mean(word, {*known, *GROUPS, *ALIASES} if known else ())
     near = difflib.get_close_matches(name, beside, n=1)
     return f" (did you mean {beside[near[0]]}?)" if near else ""
 
